@@ -1,0 +1,91 @@
+//! Sealed values: ciphertext with its key id and nonce, bound to the place that it is for. Only a key ring makes them.
+
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::domain::{ProviderName, Timestamp};
+
+/// Marks a whole delivery, as queues carry it.
+pub enum Message {}
+/// Marks one event's envelope, as `event.payload` holds it.
+pub enum Payload {}
+/// Marks a text column.
+pub enum Column {}
+
+/// Ciphertext of a `T`. The field is private: holding one proves that a key ring made it.
+pub struct Sealed<T> {
+    bytes: Bytes,
+    what: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Sealed<T> {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone(), what: PhantomData }
+    }
+}
+
+impl<T> Sealed<T> {
+    /// For the key ring alone.
+    pub(super) fn mint(bytes: Bytes) -> Self {
+        Self { bytes, what: PhantomData }
+    }
+
+    /// The bytes as they are stored or sent.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The same without a copy.
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+}
+
+impl Sealed<Column> {
+    /// The text as the column holds it (ASCII by construction).
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes).unwrap_or_default()
+    }
+}
+
+/// A delivery ready for the queue: what a broker may know of it, and the sealed rest.
+#[derive(Clone)]
+pub struct SealedDelivery {
+    /// The delivery's id: `message_id`.
+    pub id: Uuid,
+    /// Header `provider`, and the queue that it goes to.
+    pub provider: ProviderName,
+    /// Header `received-at`.
+    pub received_at: Timestamp,
+    /// Header `traceparent` (W3C Trace Context).
+    pub traceparent: Option<String>,
+    /// The body: a clear frame (version, provider, id), which the seal's associated data binds, and the sealed envelope.
+    pub message: Sealed<Message>,
+}
+
+/// Where a sealed column stands: its associated data, length-prefixed.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The table.
+    pub table: &'a str,
+    /// The column.
+    pub column: &'a str,
+    /// The row's natural key.
+    pub key: &'a [&'a [u8]],
+}
+
+/// Why something could not be opened. Mute by design: it does not say what was wrong with a ciphertext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Sealed under a key that the ring does not hold.
+    #[error("sealed with key {0}, which is not in FINHOOK_KEYS")]
+    UnknownKey(u32),
+    /// Opened, but it names a provider that this version does not know.
+    #[error("names an unknown provider")]
+    UnknownProvider,
+    /// Not one of ours, damaged, or from another place.
+    #[error("cannot be opened")]
+    Refused,
+}

@@ -1,0 +1,1 @@
+//! Plaid's verification keys: fetched, cached and bounded; the only I/O among the providers.

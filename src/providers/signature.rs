@@ -1,0 +1,1 @@
+//! Helpers that several providers share: constant-time MAC checks and JSON splitting.

@@ -1,0 +1,16 @@
+//! Synapse: how it signs, and what its events mean.
+
+use super::Provider;
+use crate::domain::ProviderName;
+
+/// Synapse's entry in the list.
+pub static PROVIDER: Provider = Provider {
+    name: ProviderName::new("synapse"),
+    title: "Synapse",
+    variables: &[],
+    binds_urls: false,
+    verifier: |_| todo!(),
+    reader: |_| todo!(),
+    signer: |_| todo!(),
+    development: || todo!(),
+};

@@ -1,0 +1,1 @@
+//! The embedded queue: a durable log in SQLite with group commit.

@@ -1,0 +1,1 @@
+//! RabbitMQ: topology, a publisher that pipelines confirms, consumers, and the supervision of both connections.
