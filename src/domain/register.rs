@@ -74,7 +74,8 @@ impl Status {
 
     /// Offers an account its integration's closing: it shows whichever is larger, a final closing before any clock.
     ///
-    /// Keeping only the larger is enough, because both sides only ever grow.
+    /// Keeping only the larger is enough, because both sides only ever grow. The row keeps no finality of its own: the
+    /// closing is offered again after every change of the account, so a final one always has the last word.
     pub fn offer_closing(&mut self, closing: &Closing) -> bool {
         if !closing.is_final && Some(&closing.clock) < self.clock.as_ref() {
             return false;
@@ -83,7 +84,7 @@ impl Status {
             status: "closed".to_owned(),
             reason: Some(closing.status.clone()),
             deleted_at: Some(closing.clock.at),
-            is_final: closing.is_final,
+            is_final: false,
             clock: Some(closing.clock.clone()),
         };
         let changed = *self != closed;

@@ -1,1 +1,330 @@
-//! store
+//! The tables: one trait, two databases, one transaction per batch.
+//!
+//! Law: [`Store::commit`] is coarse and hides its transaction. What a batch means is decided once, in [`commit`] (the order
+//! of the steps) and [`fold`] (which change wins), over the few statements of [`tables`]; `postgres` and `sqlite` only
+//! speak SQL. Where next: `commit.rs`.
+
+pub mod commit;
+pub mod fold;
+pub mod postgres;
+pub mod rows;
+pub mod sqlite;
+pub mod tables;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use crate::crypto::{BlindIndex, KeyRing, Payload, Sealed};
+use crate::domain::{DedupKey, Email, Event, EventState, ProviderName, Timestamp, UserId};
+
+/// What seals and indexes account identifiers and access tokens.
+pub struct Vault {
+    /// Seals and opens columns and payloads.
+    pub ring: KeyRing,
+    /// Finds sealed values.
+    pub index: BlindIndex,
+}
+
+/// A batch: everything that one transaction takes.
+#[derive(Default)]
+pub struct Batch {
+    /// Events, in any order; copies of one event may be among them.
+    pub events: Vec<Arriving>,
+    /// Links made by a person or the product.
+    pub links: Vec<Link>,
+    /// Rows of held deliveries (`unknown_key`) that these events replace.
+    pub replaces: Vec<Uuid>,
+}
+
+/// An event on its way into the tables.
+pub struct Arriving {
+    /// What was read.
+    pub event: Event,
+    /// Its envelope, sealed for its row.
+    pub payload: Sealed<Payload>,
+    /// Whether it counts even if an equal or better copy is stored: a replay, a retry, a sweep.
+    pub force: bool,
+}
+
+/// The act that says which user an integration belongs to.
+pub struct Link {
+    /// The provider.
+    pub provider: ProviderName,
+    /// Its id of the integration.
+    pub subject: String,
+    /// Our id of the user; created if it is not there.
+    pub user: UserId,
+    /// The address that the linker knows.
+    pub email: Option<Email>,
+    /// The access token, to be sealed; `None` leaves the stored one as it is.
+    pub authorization_id: Option<SecretString>,
+    /// When the link was made: its clock.
+    pub at: Timestamp,
+}
+
+/// Proof of a commit: the transaction is durable. The field is private to this room.
+#[derive(Debug)]
+pub struct Committed {
+    /// What became of each event of the batch, in its order.
+    pub outcomes: Vec<Outcome>,
+    /// How many stored unlinked events were applied because their subject got its user.
+    pub relinked: usize,
+    /// The rows that changed: table and id.
+    pub changed: Vec<(&'static str, Uuid)>,
+    _proof: (),
+}
+
+/// What became of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its row is in this state.
+    Stored(EventState),
+    /// A copy that counts more is stored already.
+    Duplicate,
+}
+
+/// A stored event with its payload.
+#[derive(Clone)]
+pub struct StoredEvent {
+    /// The row's id.
+    pub id: Uuid,
+    /// The provider's name as stored.
+    pub provider: String,
+    /// The row's key.
+    pub dedup_key: DedupKey,
+    /// How often it was tried (`retrying`).
+    pub attempts: u32,
+    /// The sealed envelope; empty where it was wiped.
+    pub payload: Vec<u8>,
+}
+
+/// Opens and reads stored events again: the one thing that a commit needs from the rooms above.
+pub trait Reread: Send + Sync {
+    /// The event as today's code reads it; `None` if it cannot be opened now.
+    fn reread(&self, stored: &StoredEvent) -> Option<Event>;
+}
+
+/// How an event failed on its own, for [`Store::set_aside`].
+pub struct Failed {
+    /// The event, as it would have been committed.
+    pub arriving: Arriving,
+    /// `Retrying` or `Dead`.
+    pub state: EventState,
+    /// Why, in our words.
+    pub reason: String,
+    /// Tries so far, this one counted.
+    pub attempts: u32,
+    /// When it is due again; `None` if dead.
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+/// Which events to list. Every field narrows.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Only this provider's.
+    pub provider: Option<String>,
+    /// Only this kind.
+    pub kind: Option<String>,
+    /// Only in this state.
+    pub state: Option<EventState>,
+    /// Only about this subject.
+    pub subject: Option<String>,
+    /// Received at or after.
+    pub since: Option<Timestamp>,
+    /// Received before.
+    pub until: Option<Timestamp>,
+    /// Only ids smaller than this one: the last of the page before.
+    pub before: Option<Uuid>,
+    /// At most so many, newest first.
+    pub limit: u32,
+}
+
+/// An event's row without its payload, as the commands show it.
+#[derive(Debug, Clone)]
+pub struct EventRow {
+    /// The row's id (version 7: ordered by when we first stored it).
+    pub id: Uuid,
+    /// The provider.
+    pub provider: String,
+    /// What makes two copies the same.
+    pub dedup_key: DedupKey,
+    /// Its type as the provider writes it.
+    pub kind: Option<String>,
+    /// What it is about.
+    pub subject: Option<String>,
+    /// When it happened.
+    pub occurred_at: Timestamp,
+    /// When its delivery was received.
+    pub received_at: Timestamp,
+    /// When its row was last written by a worker.
+    pub processed_at: Timestamp,
+    /// Its state.
+    pub state: EventState,
+    /// Why, where there is a why.
+    pub reason: Option<String>,
+    /// Tries.
+    pub attempts: u32,
+    /// When it is due again.
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+/// An account as an authorised reader sees it: the identifiers are still sealed.
+#[derive(Debug, Clone)]
+pub struct AccountView {
+    /// The row's id.
+    pub id: Uuid,
+    /// The provider.
+    pub service: String,
+    /// The provider's id of the integration.
+    pub integration_external_id: String,
+    /// Sealed.
+    pub external_id: Option<String>,
+    /// The blind index, part of the seal's place.
+    pub external_id_index: Vec<u8>,
+    /// Sealed.
+    pub baas_id: Option<String>,
+    /// `open`, `closed`, …
+    pub status: String,
+    /// Why.
+    pub status_reason: Option<String>,
+    /// When it was closed.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// How many rows there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowCounts {
+    /// Users, the soft-deleted ones too.
+    pub user: u64,
+    /// Integrations.
+    pub integration: u64,
+    /// Accounts.
+    pub account: u64,
+}
+
+/// How many events one provider has in one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventCount {
+    /// The provider.
+    pub provider: String,
+    /// The state.
+    pub state: EventState,
+    /// How many.
+    pub count: u64,
+}
+
+/// One migration and whether it is applied.
+#[derive(Debug, Clone)]
+pub struct MigrationStatus {
+    /// Its number.
+    pub version: i64,
+    /// Its sentence.
+    pub description: String,
+    /// Whether the database has it.
+    pub applied: bool,
+}
+
+/// The tables of one database.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Takes a batch in one transaction. Safe to repeat when the answer was lost. Errors leave nothing behind.
+    async fn commit(&self, batch: &Batch, reread: &dyn Reread) -> Result<Committed, StoreError>;
+
+    /// Writes the rows of events that fail on their own (upsert by key), without touching any other table.
+    async fn set_aside(&self, failed: &[Failed]) -> Result<(), StoreError>;
+
+    /// Takes up to `limit` events in state `retrying` that are due, and moves their `next_attempt_at` to `lease_until`
+    /// so that no other worker takes them meanwhile.
+    async fn take_due(
+        &self,
+        now: Timestamp,
+        lease_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// Up to `limit` unlinked events whose subject has its user by now.
+    async fn linkable(&self, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// Makes up to `limit` unlinked events received before `before` dead (`unlinked_expired`); how many it were.
+    async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+
+    /// Up to `limit` deliveries that are held because their key is unknown, older ids first, ids greater than `after`.
+    async fn held(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// Events, newest first.
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError>;
+
+    /// One event with its sealed payload.
+    async fn event(&self, id: Uuid) -> Result<Option<(EventRow, Vec<u8>)>, StoreError>;
+
+    /// The accounts of a user, by our id of the user.
+    async fn accounts(&self, user: &UserId) -> Result<Vec<AccountView>, StoreError>;
+
+    /// Whether a user is there.
+    async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError>;
+
+    /// How many rows there are.
+    async fn row_counts(&self) -> Result<RowCounts, StoreError>;
+
+    /// How many events there are by provider and state.
+    async fn event_counts(&self) -> Result<Vec<EventCount>, StoreError>;
+
+    /// Whether the database answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Which migrations there are and which the database has.
+    async fn migrations(&self) -> Result<Vec<MigrationStatus>, StoreError>;
+
+    /// Applies what is missing; how many it were.
+    async fn migrate_up(&self) -> Result<usize, StoreError>;
+
+    /// Reverts to `target` (a migration's number; 0 = everything); how many it were.
+    async fn migrate_down(&self, target: i64) -> Result<usize, StoreError>;
+
+    /// Closes the connections.
+    async fn close(&self);
+}
+
+/// What kind of trouble a database call met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreTrouble {
+    /// The database is away, starting, stopping, out of connections or room: nobody's event is at fault. Hold and retry.
+    Unavailable,
+    /// Another transaction was in the way (40001, 40P01, 55P03): the same batch again.
+    Conflict,
+    /// The database refuses what an event contains (class 22): that event is dead.
+    Refused,
+    /// Anything else that one event may be at fault for: isolate it, and try it again later.
+    Failed,
+}
+
+/// A database error by kind. Holds no value of any row: SQLSTATE and our own sentence only.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct StoreError {
+    /// The kind.
+    pub trouble: StoreTrouble,
+    /// What was being done, with the SQLSTATE or result code.
+    pub what: String,
+}
+
+impl StoreError {
+    /// Whether the same call can succeed later without anybody's help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.trouble, StoreTrouble::Unavailable | StoreTrouble::Conflict)
+    }
+}
+
+/// Settings that a store needs besides its address.
+#[derive(Clone)]
+pub struct StoreOptions {
+    /// Whether a user named by a verified claim is created.
+    pub create_users: bool,
+    /// What seals.
+    pub vault: Arc<Vault>,
+    /// For `created_at`, `updated_at`, `processed_at`.
+    pub clock: crate::domain::WallClock,
+}

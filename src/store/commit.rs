@@ -1,0 +1,203 @@
+//! Step 11: what one transaction does with a batch, in order. Both databases run exactly this. way: 11/12
+//!
+//! ```text
+//! lock subjects -> load integrations and users -> who owns what after this batch
+//!   -> insert events (insert-first dedup) -> which copies count -> unlinked events of subjects that got their user
+//!   -> fold -> users -> integrations -> accounts -> users' addresses
+//! ```
+//! Whether a subject is owned is known before its events are inserted, because claims count even of duplicates; so every
+//! event is inserted in its final state. Locks are taken in the same order by everybody: subjects, events, users.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::fold::{Fold, claim_of, fold_addresses, subject_of, subject_of_link};
+use super::rows::{EventKey, NewEvent, StoredCopy, SubjectKey};
+use super::tables::Tables;
+use super::{Arriving, Batch, Committed, Outcome, Reread, StoreError, StoreOptions, StoreTrouble};
+use crate::domain::{Event, EventState, Meaning, UserId};
+
+/// How many unlinked events of newly owned subjects one transaction applies; a sweep takes the rest.
+pub const RELINK_LIMIT: u32 = 1_000;
+
+/// Runs a batch inside an open transaction, up to but not including its commit.
+pub async fn run(
+    tables: &mut dyn Tables,
+    batch: &Batch,
+    options: &StoreOptions,
+    reread: &dyn Reread,
+) -> Result<Committed, StoreError> {
+    let now = options.clock.now();
+    let subjects = subjects_of(batch);
+    tables.lock_subjects(&subjects).await?;
+    let mut fold = Fold::new(&subjects, tables.integrations(&subjects).await?, options.create_users);
+    fold.know_users(tables.users(&named_users(batch)).await?);
+    batch.links.iter().for_each(|link| fold.link(link));
+    batch.events.iter().for_each(|arriving| fold.claim(&arriving.event));
+
+    let (outcomes, counting) = dedup(tables, batch, &fold, now).await?;
+    let relinked = unlinked_events(tables, &mut fold, reread, now).await?;
+    counting.iter().for_each(|arriving| fold.apply(&arriving.event));
+    relinked.iter().for_each(|event| fold.apply(event));
+
+    let changed = write(tables, &mut fold, options, now).await?;
+    tables.delete_events(&batch.replaces).await?;
+    Ok(Committed { outcomes, relinked: relinked.len(), changed, _proof: () })
+}
+
+/// The subjects that this batch can change, sorted.
+fn subjects_of(batch: &Batch) -> Vec<SubjectKey> {
+    let events = batch.events.iter().filter_map(|arriving| subject_of(&arriving.event));
+    events.chain(batch.links.iter().map(subject_of_link)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The users that this batch names, sorted.
+fn named_users(batch: &Batch) -> Vec<UserId> {
+    let claims = batch.events.iter().filter_map(|arriving| claim_of(&arriving.event)).map(|claim| claim.user.clone());
+    claims.chain(batch.links.iter().map(|link| link.user.clone())).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Decides which copies count: within the batch, then against what is stored. Inserts or overwrites their rows.
+async fn dedup<'a>(
+    tables: &mut dyn Tables,
+    batch: &'a Batch,
+    fold: &Fold,
+    now: crate::domain::Timestamp,
+) -> Result<(Vec<Outcome>, Vec<&'a Arriving>), StoreError> {
+    let mut best: BTreeMap<EventKey, usize> = BTreeMap::new();
+    for (position, arriving) in batch.events.iter().enumerate() {
+        let held = best.entry(key_of(&arriving.event)).or_insert(position);
+        let beats = batch.events.get(*held).is_some_and(|held| standing(arriving) > standing(held));
+        if beats {
+            *held = position;
+        }
+    }
+    let candidates: Vec<(usize, &Arriving)> = best
+        .values()
+        .filter_map(|position| batch.events.get(*position).map(|arriving| (*position, arriving)))
+        .collect();
+    let rows: Vec<NewEvent> = candidates.iter().map(|(_, arriving)| row_of(arriving, fold)).collect();
+    let inserted: HashSet<EventKey> = tables.insert_events(&rows, now).await?.into_iter().collect();
+    let known: Vec<EventKey> = rows.iter().map(|row| row.key.clone()).filter(|key| !inserted.contains(key)).collect();
+    let copies: HashMap<EventKey, StoredCopy> =
+        tables.stored_copies(&known).await?.into_iter().map(|copy| (copy.key.clone(), copy)).collect();
+
+    let mut outcomes = vec![Outcome::Duplicate; batch.events.len()];
+    let (mut counting, mut better) = (Vec::new(), Vec::new());
+    for ((position, arriving), row) in candidates.into_iter().zip(rows) {
+        if !inserted.contains(&row.key) {
+            let Some(copy) = copies.get(&row.key) else {
+                return Err(StoreError { trouble: StoreTrouble::Conflict, what: "a stored event went away".into() });
+            };
+            let event = &arriving.event;
+            let beats = (event.meaning.weight(), event.occurred_at) > (copy.state.weight(), copy.occurred_at);
+            if !beats && !arriving.force {
+                continue;
+            }
+            better.push(row.clone());
+        }
+        if let Some(outcome) = outcomes.get_mut(position) {
+            *outcome = Outcome::Stored(row.state);
+        }
+        counting.push(arriving);
+    }
+    tables.update_events(&better, now).await?;
+    Ok((outcomes, counting))
+}
+
+/// What decides between two copies in one batch.
+fn standing(arriving: &Arriving) -> (bool, u8, crate::domain::Timestamp) {
+    (arriving.force, arriving.event.meaning.weight(), arriving.event.occurred_at)
+}
+
+fn key_of(event: &Event) -> EventKey {
+    (event.provider.as_str().to_owned(), event.dedup_key.clone())
+}
+
+/// The event's row, in the state that it will have when the batch is through.
+fn row_of(arriving: &Arriving, fold: &Fold) -> NewEvent {
+    let event = &arriving.event;
+    let (state, reason) = match &event.meaning {
+        Meaning::Apply(_) if subject_of(event).is_some_and(|key| fold.is_owned(&key)) => (EventState::Applied, None),
+        Meaning::Apply(_) => (EventState::Unlinked, None),
+        Meaning::Record(reason) => (EventState::Recorded, reason.as_ref().map(ToString::to_string)),
+        Meaning::Dead(reason) => (EventState::Dead, Some(reason.to_string())),
+    };
+    NewEvent {
+        id: Uuid::now_v7(),
+        key: key_of(event),
+        kind: event.kind.clone(),
+        subject: event.subject.clone(),
+        occurred_at: event.occurred_at,
+        received_at: event.received_at,
+        state,
+        reason,
+        attempts: 0,
+        next_attempt_at: None,
+        payload: arriving.payload.bytes(),
+    }
+}
+
+/// Loads the unlinked events of subjects that got their user in this batch, offers their claims, and marks them applied.
+async fn unlinked_events(
+    tables: &mut dyn Tables,
+    fold: &mut Fold,
+    reread: &dyn Reread,
+    now: crate::domain::Timestamp,
+) -> Result<Vec<Event>, StoreError> {
+    let stored = tables.unlinked(&fold.newly_owned(), RELINK_LIMIT).await?;
+    let (mut ids, mut events) = (Vec::new(), Vec::new());
+    for row in &stored {
+        if let Some(event) = reread.reread(row).filter(|event| matches!(event.meaning, Meaning::Apply(_))) {
+            ids.push(row.id);
+            events.push(event);
+        }
+    }
+    let users: BTreeSet<UserId> = events.iter().filter_map(claim_of).map(|claim| claim.user.clone()).collect();
+    fold.know_users(tables.users(&users.into_iter().collect::<Vec<_>>()).await?);
+    events.iter().for_each(|event| fold.claim(event));
+    tables.mark_applied(&ids, now).await?;
+    Ok(events)
+}
+
+/// Writes what the fold changed, parents first. Returns the rows that changed.
+async fn write(
+    tables: &mut dyn Tables,
+    fold: &mut Fold,
+    options: &StoreOptions,
+    now: crate::domain::Timestamp,
+) -> Result<Vec<(&'static str, Uuid)>, StoreError> {
+    let vault = &options.vault;
+    let mut changed = Vec::new();
+    let missing = fold.missing_users();
+    if !missing.is_empty() {
+        tables.insert_users(&missing, now).await?;
+        let ids: Vec<UserId> = missing.into_iter().map(|user| user.external_id).collect();
+        let users = tables.users(&ids).await?;
+        changed.extend(users.iter().map(|user| ("user", user.id)));
+        fold.know_users(users);
+    }
+    fold.resolve_owners();
+    let integrations = fold.integrations(vault);
+    tables.write_integrations(&integrations, now).await?;
+    changed.extend(integrations.iter().map(|(row, _)| ("integration", row.id)));
+
+    let (wanted, whole) = fold.wanted_accounts(vault);
+    let rows =
+        if wanted.is_empty() && whole.is_empty() { Vec::new() } else { tables.accounts(&wanted, &whole).await? };
+    fold.fold_accounts(rows, vault);
+    let (new, old) = fold.account_rows(vault);
+    tables.insert_accounts(&new, now).await?;
+    tables.update_accounts(&old, now).await?;
+    changed.extend(new.iter().chain(&old).map(|(row, _)| ("account", row.id)));
+
+    let users = fold.users_to_address();
+    if !users.is_empty() {
+        let held = tables.user_addresses(&users).await?;
+        let addresses = fold_addresses(held, tables.owned_addresses(&users).await?);
+        tables.write_user_addresses(&addresses, now).await?;
+        changed.extend(addresses.iter().map(|row| ("user", row.id)));
+    }
+    Ok(changed)
+}

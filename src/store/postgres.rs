@@ -1,0 +1,1 @@
+//! postgres: the statements of `tables` in its SQL.

@@ -1,0 +1,1 @@
+//! sqlite: the statements of `tables` in its SQL.

@@ -1,0 +1,75 @@
+//! The statements of one transaction: multi-row, one round trip each, the same meaning on both databases.
+//!
+//! Every slice may be empty (then nothing is sent) and holds no key twice; slices that lock or write come sorted by key,
+//! so that two transactions never wait for each other in a circle (40P01).
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::rows::{
+    AccountRow, EventKey, IntegrationRow, NewEvent, SealedIds, StoredCopy, SubjectKey, UserAddress, UserRow,
+};
+use super::{StoreError, StoredEvent};
+use crate::crypto::{Column, Sealed};
+use crate::domain::register::Address;
+use crate::domain::{Timestamp, UserId};
+
+/// One open transaction.
+#[async_trait]
+pub trait Tables: Send {
+    /// Takes the advisory lock on each subject until the transaction ends (SQLite: the transaction is the lock).
+    async fn lock_subjects(&mut self, subjects: &[SubjectKey]) -> Result<(), StoreError>;
+
+    /// The integrations of these subjects that have a row.
+    async fn integrations(&mut self, subjects: &[SubjectKey]) -> Result<Vec<IntegrationRow>, StoreError>;
+
+    /// The users of these external ids that have a row, soft-deleted ones too.
+    async fn users(&mut self, external_ids: &[UserId]) -> Result<Vec<UserRow>, StoreError>;
+
+    /// Inserts users; one that is there already (another worker was first) is left as it is.
+    async fn insert_users(&mut self, users: &[UserRow], now: Timestamp) -> Result<(), StoreError>;
+
+    /// Inserts events whose key is new; the keys that were.
+    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<EventKey>, StoreError>;
+
+    /// The stored copies of these keys, locked until the transaction ends.
+    async fn stored_copies(&mut self, keys: &[EventKey]) -> Result<Vec<StoredCopy>, StoreError>;
+
+    /// Overwrites stored events by key: everything but their id, and their payload where the new one is empty.
+    async fn update_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<(), StoreError>;
+
+    /// Up to `limit` events in state `unlinked` of these subjects, oldest first.
+    async fn unlinked(&mut self, subjects: &[SubjectKey], limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+
+    /// Sets events to `applied`, without reason.
+    async fn mark_applied(&mut self, ids: &[Uuid], now: Timestamp) -> Result<(), StoreError>;
+
+    /// Removes events: held deliveries that their events replace.
+    async fn delete_events(&mut self, ids: &[Uuid]) -> Result<(), StoreError>;
+
+    /// Inserts or overwrites integrations by (service, external_id), with a new sealed `authorization_id` where one is
+    /// given.
+    async fn write_integrations(
+        &mut self,
+        rows: &[(IntegrationRow, Option<Sealed<Column>>)],
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// The accounts with these (integration, index) and all accounts of `whole`.
+    async fn accounts(&mut self, wanted: &[(Uuid, Vec<u8>)], whole: &[Uuid]) -> Result<Vec<AccountRow>, StoreError>;
+
+    /// Inserts accounts.
+    async fn insert_accounts(&mut self, rows: &[(AccountRow, SealedIds)], now: Timestamp) -> Result<(), StoreError>;
+
+    /// Overwrites accounts by id, sealed columns only where one is given.
+    async fn update_accounts(&mut self, rows: &[(AccountRow, SealedIds)], now: Timestamp) -> Result<(), StoreError>;
+
+    /// The addresses in these users' rows, the rows locked until the transaction ends.
+    async fn user_addresses(&mut self, users: &[Uuid]) -> Result<Vec<UserAddress>, StoreError>;
+
+    /// The addresses of all integrations that these users own now.
+    async fn owned_addresses(&mut self, users: &[Uuid]) -> Result<Vec<(Uuid, Address)>, StoreError>;
+
+    /// Overwrites users' addresses by id.
+    async fn write_user_addresses(&mut self, rows: &[UserAddress], now: Timestamp) -> Result<(), StoreError>;
+}
