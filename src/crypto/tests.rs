@@ -222,6 +222,16 @@ fn a_provider_that_this_version_does_not_know_is_told_apart() {
 }
 
 #[test]
+fn whatever_holds_a_key_wipes_it_when_dropped() {
+    fn wipes<T: zeroize::ZeroizeOnDrop>() {}
+    // These hold only while the crates' `zeroize` features are on.
+    wipes::<xaes_256_gcm::Xaes256Gcm>();
+    // HMAC is two of these and does not say so itself.
+    wipes::<sha2::Sha256>();
+    wipes::<cipher::KeyBytes>();
+}
+
+#[test]
 fn equal_values_never_look_alike() {
     let ring = ring(&entry(1));
     assert_ne!(ring.seal_column(&PLACE, "1000").as_str(), ring.seal_column(&PLACE, "1000").as_str());
