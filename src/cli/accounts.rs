@@ -1,14 +1,12 @@
 //! `finhook accounts`: a user's accounts, with their identifiers opened if asked for.
 
 use anyhow::Context;
-use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::app::App;
-use super::{Done, output};
-use crate::crypto::{KeyRing, OpenError, Place};
+use super::{Done, expectation, output};
 use crate::domain::UserId;
-use crate::store::AccountView;
+use crate::store::{AccountView, Vault};
 
 /// Arguments of `finhook accounts`.
 #[derive(Debug, clap::Args)]
@@ -39,19 +37,19 @@ struct Line {
 
 /// Lists them.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
-    let app = app.with_generated()?;
+    let app = app.configured()?;
     let vault = app.vault()?;
     let store = app.store(vault.clone()).await?;
     let user = UserId(args.user);
     let accounts = store.accounts(&user).await.context("read the accounts")?;
-    if accounts.is_empty() && !store.user_exists(&user).await.context("look the user up")? {
+    if accounts.is_empty() && store.user(&user).await.context("look the user up")?.is_none() {
         eprintln!("finhook: there is no user with external_id {user}");
         return Ok(Done::No);
     }
     let lines = accounts
         .into_iter()
-        .map(|account| reveal(account, args.reveal.then_some(&vault.ring)))
-        .collect::<Result<Vec<Line>, OpenError>>()
+        .map(|account| reveal(account, args.reveal.then_some(&*vault)))
+        .collect::<anyhow::Result<Vec<Line>>>()
         .context("open the identifiers")?;
     store.close().await;
     if args.json {
@@ -78,21 +76,18 @@ impl Line {
     }
 }
 
-fn reveal(account: AccountView, ring: Option<&KeyRing>) -> Result<Line, OpenError> {
-    let key: [&[u8]; 3] =
-        [account.service.as_bytes(), account.integration_external_id.as_bytes(), &account.external_id_index];
-    let open = |column: &str, sealed: &Option<String>| -> Result<Option<String>, OpenError> {
-        let (Some(ring), Some(sealed)) = (ring, sealed) else { return Ok(None) };
-        let opened: SecretString = ring.open_column(&Place { table: "account", column, key: &key }, sealed)?;
-        Ok(Some(opened.expose_secret().to_owned()))
+fn reveal(account: AccountView, vault: Option<&Vault>) -> anyhow::Result<Line> {
+    let open = |column: &str, sealed: &Option<String>| match vault {
+        Some(vault) => expectation::open(vault, &account, column, sealed),
+        None => Ok(None),
     };
     Ok(Line {
         external_id: open("external_id", &account.external_id)?,
         baas_id: open("baas_id", &account.baas_id)?,
         service: account.service.clone(),
         integration_external_id: account.integration_external_id.clone(),
-        status: account.status,
-        status_reason: account.status_reason,
+        status: account.status.clone(),
+        status_reason: account.status_reason.clone(),
         deleted_at: account.deleted_at.map(|at| at.to_string()),
     })
 }

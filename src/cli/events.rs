@@ -108,7 +108,7 @@ impl From<EventRow> for Line {
 
 /// Lists or shows.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
-    let app = app.with_generated()?;
+    let app = app.configured()?;
     let store = app.store(app.vault()?).await?;
     let done = match args.command {
         Command::List(list) => self::list(list, store.as_ref()).await,

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -10,11 +11,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::app::{App, BadConfiguration};
+use super::app::{App, BadConfiguration, url_keys};
 use super::{Done, output};
 use crate::config::Values;
 use crate::domain::{Change, Event, Meaning, Proof, StatusChange, Timestamp, UserId, WallClock};
-use crate::providers::{self, Provider, Request, Setup};
+use crate::providers::{self, Provider, Refusal, Request, Setup};
 
 /// Arguments of `finhook explain`.
 #[derive(Debug, clap::Args)]
@@ -65,7 +66,7 @@ pub async fn run(args: Args) -> anyhow::Result<Done> {
     };
     let body = read(&args.body)?;
     let (answer, values) = if args.headers.is_empty() && args.url_token.is_none() {
-        (Ok(Proof::default()), Values::default())
+        (Ok(Proof::default()), Arc::default())
     } else {
         verify(&args, provider, &body, now).await?
     };
@@ -93,33 +94,34 @@ async fn verify(
     provider: &Provider,
     body: &Bytes,
     now: Timestamp,
-) -> anyhow::Result<(Result<Proof, String>, Values)> {
+) -> anyhow::Result<(Result<Proof, String>, Arc<Values>)> {
     let mut app = App::load()?;
     if let Some(jwk) = &args.jwk {
-        app.override_with("FINHOOK_PLAID_JWKS_FILE", &jwk.to_string_lossy());
+        app = app.with_setting("FINHOOK_PLAID_JWKS_FILE", &jwk.to_string_lossy())?;
     }
-    let url_keys = app.url_keys()?;
+    let values = app.as_given()?;
+    let keys = url_keys(&values)?;
     if args.headers.is_empty() {
         // Only the token is to be read: whose delivery would it be?
         let token = args.url_token.as_deref().unwrap_or_default();
-        let keys = url_keys.ok_or_else(|| BadConfiguration::usage("--url-token needs FINHOOK_URL_KEYS"))?;
+        let keys = keys.ok_or_else(|| BadConfiguration::usage("--url-token needs FINHOOK_URL_KEYS"))?;
         let proof = keys.open(token).map(|user: UserId| Proof { user: Some(user), ..Proof::default() });
-        return Ok((proof.map_err(|_| "unbound".to_owned()), app.into_values()));
+        return Ok((proof.map_err(|_| Refusal::Unbound.to_string()), values));
     }
-    let setup = Setup { values: app.values(), url_keys, clock: WallClock::held(now) };
+    let setup = Setup { values: &values, url_keys: keys, clock: WallClock::held(now) };
     let verifier = (provider.verifier)(&setup).map_err(BadConfiguration::from)?.ok_or_else(|| {
         let names: Vec<&str> = provider.variables.iter().filter(|v| v.secret).map(|v| v.name).collect();
         BadConfiguration::usage(format!("{} has no secret to verify with; set {}", provider.title, names.join(" or ")))
     })?;
     let proof = match header_map(&args.headers)? {
-        None => Err("malformed".to_owned()),
+        None => Err(Refusal::Malformed.to_string()),
         Some(headers) => {
             let request = Request { headers: &headers, body, token: args.url_token.as_deref() };
             let verified = verifier.verify(&request, now).await;
             verified.map(|verified| verified.proof().clone()).map_err(|refusal| refusal.to_string())
         }
     };
-    Ok((proof, app.into_values()))
+    Ok((proof, values))
 }
 
 /// The header fields; `None` if a value is one that no HTTP message can carry, which a receiver never sees.

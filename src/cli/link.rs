@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::{App, BadConfiguration};
 use super::{Done, output};
-use crate::domain::{Email, UserId};
+use crate::domain::{Email, Timestamp, UserId};
 use crate::pipeline::settle::Settler;
 use crate::providers;
 use crate::store::{Batch, Link};
@@ -40,11 +40,11 @@ pub struct Args {
 
 /// Links.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
-    let link = link_of(&args, &app)?;
-    let app = app.with_generated()?;
+    let link = link_of(&args, app.clock.now())?;
+    let app = app.configured()?;
     let vault = app.vault()?;
     let store = app.store(vault.clone()).await?;
-    if !app.settings.worker.create_users && !store.user_exists(&link.user).await.context("look the user up")? {
+    if !app.settings.worker.create_users && store.user(&link.user).await.context("look the user up")?.is_none() {
         eprintln!("finhook: there is no user {} and FINHOOK_CREATE_USERS is false; create it first", link.user);
         return Ok(Done::No);
     }
@@ -67,7 +67,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     Ok(Done::Yes)
 }
 
-fn link_of(args: &Args, app: &App) -> anyhow::Result<Link> {
+fn link_of(args: &Args, at: Timestamp) -> anyhow::Result<Link> {
     let provider = providers::find(&args.provider)
         .ok_or_else(|| BadConfiguration::usage(format!("{}: not a provider", args.provider)))?;
     for (what, id) in [("SUBJECT", &args.subject), ("--user", &args.user)] {
@@ -89,7 +89,7 @@ fn link_of(args: &Args, app: &App) -> anyhow::Result<Link> {
         user: UserId(args.user.clone()),
         email,
         authorization_id,
-        at: app.clock.now(),
+        at,
     })
 }
 

@@ -36,7 +36,7 @@ enum Command {
 
 /// Migrates.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
-    let app = app.with_generated()?;
+    let app = app.configured()?;
     let store = app.store_as_it_is(app.vault()?).await?;
     let done = match args.command {
         Command::Up => {

@@ -29,7 +29,7 @@ pub fn run(args: Args, app: App) -> anyhow::Result<Done> {
     if args.user.is_empty() || args.user.len() > 200 || args.user.contains('\0') {
         return Err(BadConfiguration::usage("--user must have 1 to 200 bytes and no NUL".to_owned()).into());
     }
-    let app = app.with_generated()?;
+    let app = app.configured()?;
     let keys = app.url_keys()?.context("FINHOOK_URL_KEYS is not set, so bound webhook URLs are off")?;
     let token = keys.mint(&UserId(args.user.clone()));
     let url = format!("{}/webhooks/plaid/{token}", args.base.trim_end_matches('/'));

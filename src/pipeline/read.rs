@@ -11,7 +11,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::config::{ConfigError, Values};
-use crate::crypto::{OpenError, keyring::frame_of};
+use crate::crypto::{OpenError, frame_of};
 use crate::domain::{
     Cause, DedupKey, Delivery, Event, Meaning, Proof, ProviderName, Reason, Scope, Timestamp, WallClock,
 };

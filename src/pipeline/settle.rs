@@ -20,12 +20,16 @@ use tokio_util::sync::CancellationToken;
 use super::read::Desk;
 use crate::domain::{Cause, EventState, Timestamp};
 use crate::ops::delays::Delays;
-use crate::ops::metrics;
+use crate::ops::metrics::{self, EventFate};
 use crate::store::{Arriving, Batch, Committed, Failed, Outcome, Store, StoreError, StoreTrouble};
 
 /// How long a batch is held while the database is away before its messages are given back: well below the broker's own
 /// limit of 30 minutes for an ack, after which it would close the channel with a 406.
 const HOLD: Duration = Duration::from_secs(60);
+
+/// Waits for the database start around here, and never grow beyond [`LONGEST_DELAY`]: recovery is to be seen within 10 s.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 /// When an event that failed alone is due again, by how often it failed; after the last one it is dead.
 const RETRY_AFTER_SECONDS: [i64; 5] = [5, 30, 120, 600, 3_600];
@@ -130,7 +134,7 @@ impl Settler {
         let rows = [failed];
         match self.patiently(|| self.store.set_aside(&rows)).await {
             Ok(()) => {
-                metrics::events(provider, state.as_str());
+                metrics::events(provider, EventFate::Stored(state), 1);
                 Settled::Done
             }
             Err(error) => {
@@ -148,7 +152,7 @@ impl Settler {
         Fut: Future<Output = Result<T, StoreError>>,
     {
         let since = Instant::now();
-        let mut delays = Delays::database();
+        let mut delays = Delays::new(FIRST_DELAY, LONGEST_DELAY);
         loop {
             let error = match call().await {
                 Err(error) if error.is_transient() => error,
@@ -157,7 +161,7 @@ impl Settler {
             if since.elapsed() >= HOLD {
                 return Err(error);
             }
-            let wait = delays.next_delay();
+            let wait = delays.after_failure();
             tracing::warn!(error = %error, wait_ms = wait.as_millis() as u64, "the database is in trouble; holding the batch");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -168,10 +172,10 @@ impl Settler {
 
     /// Waits until the database answers again, or we are told to stop.
     pub async fn until_available(&self) {
-        let mut delays = Delays::database();
+        let mut delays = Delays::new(FIRST_DELAY, LONGEST_DELAY);
         while self.store.ping().await.is_err() {
             tokio::select! {
-                () = tokio::time::sleep(delays.next_delay()) => {}
+                () = tokio::time::sleep(delays.after_failure()) => {}
                 () = self.stop.cancelled() => return,
             }
         }
@@ -181,13 +185,14 @@ impl Settler {
 /// Counts what became of a batch's events.
 fn record(batch: &Batch, committed: &Committed, now: Timestamp) {
     for (arriving, outcome) in batch.events.iter().zip(&committed.outcomes) {
-        let provider = arriving.event.provider;
+        let event = &arriving.event;
         match outcome {
             Outcome::Stored(state) => {
-                metrics::events(provider, state.as_str());
-                metrics::event_latency(provider, arriving.event.received_at, now);
+                metrics::events(event.provider, EventFate::Stored(*state), 1);
+                let took = now.micros().saturating_sub(event.received_at.micros());
+                metrics::event_latency(event.provider, Duration::from_micros(u64::try_from(took).unwrap_or(0)));
             }
-            Outcome::Duplicate => metrics::events(provider, "duplicate"),
+            Outcome::Duplicate => metrics::events(event.provider, EventFate::Duplicate, 1),
         }
     }
     metrics::last_commit(now);

@@ -54,7 +54,7 @@ impl Worker {
 
     /// Consumes for ever; returns when told to stop, or with a sentence when the broker says what no reconnect mends.
     pub async fn run(&self) -> Result<(), QueueError> {
-        let mut delays = Delays::broker();
+        let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
         while !self.stop.is_cancelled() {
             let opened = tokio::select! {
                 opened = self.queue.consume(self.prefetch()) => opened,
@@ -65,11 +65,11 @@ impl Worker {
                 Err(error @ QueueError::Fatal(_)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(error = %error, "cannot consume yet");
-                    self.pause(delays.next_delay()).await;
+                    self.pause(delays.after_failure()).await;
                     continue;
                 }
             };
-            delays = Delays::broker();
+            delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
             match self.drain(consumer.as_mut()).await {
                 Ok(()) => consumer.close().await,
                 Err(error @ QueueError::Fatal(_)) => return Err(error),

@@ -194,6 +194,38 @@ pub struct AccountView {
     pub deleted_at: Option<Timestamp>,
 }
 
+/// A user as an authorised reader sees them.
+#[derive(Debug, Clone)]
+pub struct UserView {
+    /// The row's id.
+    pub id: Uuid,
+    /// Our id.
+    pub external_id: UserId,
+    /// The address, wherever it came from.
+    pub email: Option<String>,
+    /// Whether a provider says that it was verified; `None` where the product wrote it.
+    pub email_verified: Option<bool>,
+    /// When the product deleted them.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// An integration as an authorised reader sees it.
+#[derive(Debug, Clone)]
+pub struct IntegrationView {
+    /// The row's id.
+    pub id: Uuid,
+    /// Our id of its user.
+    pub user: UserId,
+    /// The access token, sealed.
+    pub authorization_id: Option<String>,
+    /// `active`, `revoked`, …
+    pub status: String,
+    /// Why.
+    pub status_reason: Option<String>,
+    /// When it was closed.
+    pub deleted_at: Option<Timestamp>,
+}
+
 /// How many rows there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RowCounts {
@@ -263,14 +295,21 @@ pub trait Store: Send + Sync {
     /// The accounts of a user, by our id of the user.
     async fn accounts(&self, user: &UserId) -> Result<Vec<AccountView>, StoreError>;
 
-    /// Whether a user is there.
-    async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError>;
+    /// A user, soft-deleted ones too.
+    async fn user(&self, user: &UserId) -> Result<Option<UserView>, StoreError>;
+
+    /// An integration, by the provider's name and its id.
+    async fn integration(&self, service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError>;
 
     /// How many rows there are.
     async fn row_counts(&self) -> Result<RowCounts, StoreError>;
 
     /// How many events there are by provider and state.
     async fn event_counts(&self) -> Result<Vec<EventCount>, StoreError>;
+
+    /// How many events wait for somebody (`unlinked`, `retrying`, `dead`), by provider and state; one that has none may
+    /// be left out. Cheap however many events there are.
+    async fn waiting_counts(&self) -> Result<Vec<(String, EventState, u64)>, StoreError>;
 
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
