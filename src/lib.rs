@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod domain;
+pub mod fixtures;
 pub mod http;
 pub mod ops;
 pub mod pipeline;
