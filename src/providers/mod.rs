@@ -5,7 +5,11 @@
 //! its entry in [`PROVIDERS`] and a folder in `fixtures/`.
 
 pub mod auth0;
+mod draft;
+pub mod elements;
 pub mod plaid;
+mod plaid_events;
+pub mod plaid_jws;
 pub mod plaid_keys;
 pub mod signature;
 pub mod synapse;
