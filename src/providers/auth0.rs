@@ -202,6 +202,9 @@ fn element(delivery: &Delivery, bytes: &Bytes) -> Event {
     read.event(delivery, bytes)
 }
 
+/// What a kind means, from its object and its subject; `None` = recorded.
+type Means = fn(&str, Option<Json<'_>>, Option<&str>) -> Result<Option<Effect>, Reason>;
+
 /// An element of either product, as far as they are alike.
 struct Entry<'a> {
     id: Result<String, Reason>,
@@ -209,7 +212,7 @@ struct Entry<'a> {
     time: Option<Json<'a>>,
     user: Option<Json<'a>>,
     user_path: &'static str,
-    means: fn(&str, Option<Json<'a>>, Option<&str>) -> Result<Option<Effect>, Reason>,
+    means: Means,
 }
 
 impl Entry<'_> {
@@ -245,7 +248,7 @@ impl Entry<'_> {
     }
 }
 
-/// What a tenant log entry means; `None` = recorded. `data` is the entry's own object.
+/// What a tenant log entry means. `data` is the entry's own object.
 fn log_entry(kind: &str, data: Option<Json<'_>>, subject: Option<&str>) -> Result<Option<Effect>, Reason> {
     let addresses = |paths: &[&[&str]], verified: bool| {
         paths.iter().find_map(|path| Email::parse(data?.get(path)?.text()?.trim(), verified))
@@ -264,7 +267,7 @@ fn log_entry(kind: &str, data: Option<Json<'_>>, subject: Option<&str>) -> Resul
     }))
 }
 
-/// What a CloudEvent means; `None` = recorded. `user` is its `data.object`.
+/// What a CloudEvent means. `user` is its `data.object`.
 fn cloud_event(kind: &str, user: Option<Json<'_>>, subject: Option<&str>) -> Result<Option<Effect>, Reason> {
     let [address, verified] = user.map_or([None; 2], |user| user.pick(["email", "email_verified"]));
     let verified = verified.and_then(Json::flag).unwrap_or(false);

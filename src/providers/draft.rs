@@ -65,12 +65,9 @@ impl Draft {
 /// What an applying kind changes.
 #[derive(Default)]
 pub struct Effect {
-    /// The integration's status, if the kind names one.
-    pub status: Option<StatusChange>,
-    /// Whose the integration is, if the event says so.
-    pub owner: Option<Claim>,
-    /// The address that is stated.
-    pub email: Option<Email>,
+    status: Option<StatusChange>,
+    owner: Option<Claim>,
+    email: Option<Email>,
     accounts: Vec<Change>,
 }
 
@@ -80,9 +77,9 @@ impl Effect {
         Self::default()
     }
 
-    /// Writes the integration's status.
-    pub fn status(status: StatusChange) -> Self {
-        Self { status: Some(status), ..Self::default() }
+    /// Writes the integration's status, if there is one to write.
+    pub fn status(status: impl Into<Option<StatusChange>>) -> Self {
+        Self { status: status.into(), ..Self::default() }
     }
 
     /// One account of a banking-as-a-service ledger, where both ids are the same.

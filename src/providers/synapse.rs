@@ -251,7 +251,7 @@ impl Action {
             (Noun::User, Verb::Write) => {
                 let supplied = user_id(object.get(&["extra", "supp_id"]), "/_rest/extra/supp_id")?;
                 let owner = supplied.map(|user| Claim { user: UserId(user), rank: Rank::Payload });
-                Effect { status: permission(object), ..Effect::touch() }.owned(owner)
+                Effect::status(permission(object)).owned(owner)
             }
             (Noun::Node, Verb::Write) => {
                 Effect::ledger_account(&required_id(object_id, "/_id")?, Some(allowance(object)))
