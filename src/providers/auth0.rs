@@ -116,8 +116,8 @@ pub struct Auth0Reader;
 impl Reader for Auth0Reader {
     fn events(&self, delivery: &Delivery) -> Vec<Event> {
         match delivery.scope {
-            Scope::Body => body(delivery, &delivery.bytes),
             Scope::Element => vec![element(delivery, &delivery.bytes)],
+            _ => body(delivery, &delivery.bytes),
         }
     }
 }

@@ -13,6 +13,8 @@ pub mod plaid_jws;
 pub mod plaid_keys;
 pub mod signature;
 pub mod synapse;
+#[cfg(test)]
+mod testing;
 pub mod unit;
 
 use std::sync::Arc;

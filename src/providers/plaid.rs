@@ -119,12 +119,8 @@ fn verifier(setup: &Setup<'_>) -> Result<Option<Plaid>, ConfigError> {
         (None, Some(_)) => return Err(values.error(CLIENT_ID, format!("is needed because {SECRET} is set: give both"))),
     };
     let require_bound_url = values.flag(REQUIRE_BOUND_URL)?;
-    let bounded = |name: &str, most: Duration, written: &str| match values.duration(name)? {
-        given if given <= most => Ok(given),
-        _ => Err(values.error(name, format!("is at most {written}"))),
-    };
-    let max_age = bounded(MAX_AGE, OLDEST, "25h")?;
-    let max_ahead = bounded(MAX_AHEAD, FURTHEST, "5m")?;
+    let max_age = values.duration_in(MAX_AGE, Duration::from_secs(1)..=OLDEST)?;
+    let max_ahead = values.duration_in(MAX_AHEAD, Duration::ZERO..=FURTHEST)?;
     if fixed.is_empty() && credential.is_none() {
         return Ok(None);
     }

@@ -101,8 +101,8 @@ pub struct UnitReader {
 impl Reader for UnitReader {
     fn events(&self, delivery: &Delivery) -> Vec<Event> {
         match delivery.scope {
-            Scope::Body => self.body(delivery, &delivery.bytes),
             Scope::Element => self.element(delivery, &delivery.bytes),
+            _ => self.body(delivery, &delivery.bytes),
         }
     }
 }
