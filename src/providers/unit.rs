@@ -136,7 +136,12 @@ impl UnitReader {
                 return vec![Draft::element(kept).dead(delivery, reason)];
             }
         };
-        let [event_id, kind, attributes, relationships] = json.pick(["id", "type", "attributes", "relationships"]);
+        let [event_id, kind, attributes, relationships, included] =
+            json.pick(["id", "type", "attributes", "relationships", "included"]);
+        if included.is_some() {
+            // Where a batch's brackets are broken, its `included` can end up inside an element that is whole.
+            return self.element(delivery, &without_included(bytes));
+        }
         let element = Element { attributes, relationships, user_tag: &self.user_tag };
         let event_id = required_id(event_id, "/id");
         let kind = required_id(kind, "/type");
