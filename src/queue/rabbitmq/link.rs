@@ -111,16 +111,22 @@ pub(super) struct Link {
     url: SecretString,
     topology: Arc<Topology>,
     state: watch::Sender<State>,
+    /// Where all links of a queue say for what they stopped.
+    alarm: Alarm,
     closing: CancellationToken,
 }
 
+/// The sentence for which a queue's links stopped, if one did.
+pub(super) type Alarm = Arc<watch::Sender<Option<Arc<str>>>>;
+
 impl Link {
     /// Starts to connect.
-    pub(super) fn start(role: &'static str, url: SecretString, topology: Arc<Topology>) -> Arc<Self> {
+    pub(super) fn start(role: &'static str, url: SecretString, topology: Arc<Topology>, alarm: Alarm) -> Arc<Self> {
         let link = Arc::new(Self {
             role,
             url,
             topology,
+            alarm,
             state: watch::Sender::new(State::Connecting),
             closing: CancellationToken::new(),
         });
@@ -160,18 +166,6 @@ impl Link {
         }
     }
 
-    /// Completes with the sentence when the link stops for a person; never if it is closed.
-    pub(super) async fn stopped(&self) -> String {
-        let mut state = self.state.subscribe();
-        let stopped = state.wait_for(|state| matches!(state, State::Stopped(_))).await;
-        if let Ok(state) = stopped
-            && let State::Stopped(sentence) = &*state
-        {
-            return sentence.to_string();
-        }
-        std::future::pending().await
-    }
-
     /// Whether it was closed on purpose.
     pub(super) fn closed(&self) -> bool {
         self.closing.is_cancelled()
@@ -180,7 +174,9 @@ impl Link {
     /// Stops for a reason that a person has to mend.
     pub(super) fn stop(&self, sentence: &str) {
         error!(connection.role = self.role, "stopped: {sentence}");
-        let before = self.state.send_replace(State::Stopped(sentence.into()));
+        let sentence: Arc<str> = sentence.into();
+        self.alarm.send_replace(Some(Arc::clone(&sentence)));
+        let before = self.state.send_replace(State::Stopped(sentence));
         if let State::Up(session) = before {
             session.abandon();
         }

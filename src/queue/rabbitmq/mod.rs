@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use self::consumer::RabbitConsumer;
-use self::link::{Link, Session, connect_once};
+use self::link::{Alarm, Link, Session, connect_once};
 use self::publisher::Publisher;
 use self::refusal::{CALL_TIMEOUT, Trouble};
 pub use self::topology::{Standing, Topology};
@@ -50,6 +50,7 @@ pub struct RabbitMq {
     publishing: Arc<Link>,
     consuming: OnceLock<Arc<Link>>,
     publisher: Publisher,
+    alarm: Alarm,
 }
 
 impl RabbitMq {
@@ -57,14 +58,15 @@ impl RabbitMq {
     /// connection is opened by the first consumer.
     pub fn connect(settings: RabbitMqSettings) -> Arc<Self> {
         let topology = Arc::new(Topology::new(settings.prefix.clone(), &settings.providers));
-        let publishing = Link::start("publish", settings.url.clone(), Arc::clone(&topology));
+        let alarm = Alarm::default();
+        let publishing = Link::start("publish", settings.url.clone(), Arc::clone(&topology), Arc::clone(&alarm));
         let publisher = Publisher::start(
             Arc::clone(&publishing),
             topology.exchange(),
             settings.confirm_timeout,
             settings.max_in_flight,
         );
-        Arc::new(Self { settings, topology, publishing, consuming: OnceLock::new(), publisher })
+        Arc::new(Self { settings, topology, publishing, consuming: OnceLock::new(), publisher, alarm })
     }
 
     /// Waits until the broker is there and everything is declared; [`QueueError::Gone`] if that takes longer.
@@ -78,15 +80,11 @@ impl RabbitMq {
     /// Completes, with a sentence for a person, when the broker said something that no reconnect mends. Then nothing is
     /// published or consumed any more, and the process should end loudly.
     pub async fn stopped(&self) -> String {
-        let consuming = async {
-            match self.consuming.get() {
-                Some(link) => link.stopped().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            sentence = self.publishing.stopped() => sentence,
-            sentence = consuming => sentence,
+        let mut alarm = self.alarm.subscribe();
+        match alarm.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(sentence)) => sentence.to_string(),
+            // Cannot be: the sender is ours.
+            _ => std::future::pending().await,
         }
     }
 
@@ -110,7 +108,10 @@ impl RabbitMq {
 
     fn consuming(&self) -> &Arc<Link> {
         self.consuming
-            .get_or_init(|| Link::start("consume", self.settings.url.clone(), Arc::clone(&self.topology)))
+            .get_or_init(|| {
+                let (url, topology) = (self.settings.url.clone(), Arc::clone(&self.topology));
+                Link::start("consume", url, topology, Arc::clone(&self.alarm))
+            })
     }
 }
 
