@@ -202,8 +202,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
 
 async fn prepare(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection, QueueError> {
     let mut connection = options.connect().await.map_err(storage)?;
-    let layout: i64 =
-        sqlx::query_scalar("pragma user_version").fetch_one(&mut connection).await.map_err(storage)?;
+    let layout: i64 = sqlx::query_scalar("pragma user_version").fetch_one(&mut connection).await.map_err(storage)?;
     if layout != 0 && layout != LAYOUT {
         return Err(QueueError::Fatal(format!(
             "the queue file {} was written by another version of finhook (layout {layout}, this one reads {LAYOUT}): let that \
@@ -230,8 +229,7 @@ async fn prepare(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteCo
 
 /// What stands in the file from before.
 async fn stored(connection: &mut SqliteConnection, max_bytes: Option<u64>) -> Result<Handout, sqlx::Error> {
-    let last: i64 =
-        sqlx::query_scalar("select coalesce(max(seq), 0) from message").fetch_one(&mut *connection).await?;
+    let last: i64 = sqlx::query_scalar("select coalesce(max(seq), 0) from message").fetch_one(&mut *connection).await?;
     let handout = Handout::new(max_bytes);
     handout.found(last, counts(connection, 0).await?);
     Ok(handout)

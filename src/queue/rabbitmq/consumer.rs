@@ -68,7 +68,9 @@ impl RabbitConsumer {
             let name = queue.clone();
             let messages = consumer.map(move |item| match item {
                 Ok(delivery) => Item::Message(index, Box::new(delivery)),
-                Err(error) => Item::End(judge(&format!("go on consuming from queue {name}"), &error).sentence().to_owned()),
+                Err(error) => {
+                    Item::End(judge(&format!("go on consuming from queue {name}"), &error).sentence().to_owned())
+                }
             });
             // A cancel by the broker just ends the stream: that must be seen, not merged away.
             let cancelled = format!("the broker cancelled the consumer of queue {queue}");
@@ -142,8 +144,7 @@ impl Consumer for RabbitConsumer {
         let sent = async {
             let mut writes = Vec::with_capacity(acks.len());
             for ack in acks {
-                let mut write =
-                    Box::pin(channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }));
+                let mut write = Box::pin(channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }));
                 // As in publishing: all are queued by the first poll, and written together.
                 let written = (&mut write).now_or_never();
                 writes.push((write, written));
@@ -287,10 +288,7 @@ mod tests {
     fn a_tag_that_is_still_unread_is_never_swept_up() {
         // 2 was delivered to another queue's buffer and nobody has read it yet.
         let mut tags = given([1, 3]);
-        assert_eq!(
-            tags.settle([1, 3].into_iter()),
-            [Ack { tag: 1, multiple: true }, Ack { tag: 3, multiple: false }]
-        );
+        assert_eq!(tags.settle([1, 3].into_iter()), [Ack { tag: 1, multiple: true }, Ack { tag: 3, multiple: false }]);
         tags.given(2);
         assert_eq!(tags.settle([2].into_iter()), [Ack { tag: 2, multiple: true }]);
         tags.given(4);

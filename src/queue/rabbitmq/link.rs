@@ -232,8 +232,11 @@ impl Link {
 
     /// Keeps a session up until it is over; false if that ends the supervision.
     async fn stand(&self, connection: Arc<Connection>) -> bool {
-        let session =
-            Session { connection: Arc::clone(&connection), gone: CancellationToken::new(), doubts: Arc::new(Notify::new()) };
+        let session = Session {
+            connection: Arc::clone(&connection),
+            gone: CancellationToken::new(),
+            doubts: Arc::new(Notify::new()),
+        };
         self.state.send_replace(State::Up(session.clone()));
         self.watch(&session).await;
         session.abandon();

@@ -107,11 +107,10 @@ impl RabbitMq {
     }
 
     fn consuming(&self) -> &Arc<Link> {
-        self.consuming
-            .get_or_init(|| {
-                let (url, topology) = (self.settings.url.clone(), Arc::clone(&self.topology));
-                Link::start("consume", url, topology, Arc::clone(&self.alarm))
-            })
+        self.consuming.get_or_init(|| {
+            let (url, topology) = (self.settings.url.clone(), Arc::clone(&self.topology));
+            Link::start("consume", url, topology, Arc::clone(&self.alarm))
+        })
     }
 }
 

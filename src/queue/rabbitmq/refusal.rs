@@ -52,9 +52,10 @@ pub(super) async fn call<T>(what: &str, answer: impl Future<Output = lapin::Resu
     match tokio::time::timeout(CALL_TIMEOUT, answer).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(judge(what, &error)),
-        Err(_) => {
-            Err(Trouble::Passing { code: None, sentence: format!("could not {what}: the broker did not answer in time") })
-        }
+        Err(_) => Err(Trouble::Passing {
+            code: None,
+            sentence: format!("could not {what}: the broker did not answer in time"),
+        }),
     }
 }
 
@@ -110,7 +111,8 @@ mod tests {
 
     #[test]
     fn an_ack_that_came_too_late_passes() {
-        let text = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 1800000 ms";
+        let text =
+            "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 1800000 ms";
         assert!(matches!(judge_answer("consume", 406, text), Trouble::Passing { .. }));
     }
 

@@ -238,6 +238,22 @@ impl Topology {
     }
 }
 
+#[cfg(test)]
+impl Topology {
+    /// Deletes everything, after a test.
+    pub(in crate::queue) async fn delete(&self, url: &str) {
+        let connection = super::connect_once(&secrecy::SecretString::from(url)).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        for queue in self.queues() {
+            channel.queue_delete(queue.name.as_str().into(), Default::default()).await.unwrap();
+        }
+        for exchange in self.exchanges() {
+            channel.exchange_delete(exchange.name.as_str().into(), Default::default()).await.unwrap();
+        }
+        let _ = connection.close(200, "done".into()).await;
+    }
+}
+
 /// Ready messages and consumers of one queue.
 pub(super) async fn count(channel: &Channel, queue: &str) -> Result<(u64, u64), Trouble> {
     let options = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
