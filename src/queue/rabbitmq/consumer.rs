@@ -64,7 +64,8 @@ impl RabbitConsumer {
                 BasicConsumeOptions::default(),
                 FieldTable::default(),
             );
-            let consumer = call(&format!("consume from queue {queue}"), consume).await?;
+            let consumer =
+                call(&format!("consume from queue {queue}"), consume).await.map_err(Trouble::if_missing_passes)?;
             let name = queue.clone();
             let messages = consumer.map(move |item| match item {
                 Ok(delivery) => Item::Message(index, Box::new(delivery)),

@@ -71,10 +71,12 @@ impl RabbitMq {
 
     /// Waits until the broker is there and everything is declared; [`QueueError::Gone`] if that takes longer.
     pub async fn ready(&self, within: Duration) -> Result<(), QueueError> {
-        match timeout(within, self.publishing.wait()).await {
-            Ok(session) => session.map(|_| ()),
-            Err(_) => Err(QueueError::Gone),
-        }
+        let ready = async {
+            self.publishing.wait().await?;
+            self.publisher.open().await;
+            Ok(())
+        };
+        timeout(within, ready).await.unwrap_or(Err(QueueError::Gone))
     }
 
     /// Completes, with a sentence for a person, when the broker said something that no reconnect mends. Then nothing is

@@ -17,7 +17,7 @@ use futures_util::FutureExt;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
@@ -69,6 +69,12 @@ impl Publisher {
         }
     }
 
+    /// Completes when the lanes of a session are there.
+    pub(super) async fn open(&self) {
+        // An error cannot be: the sender is the inbox's own.
+        let _ = self.inbox.open.subscribe().wait_for(|open| *open).await;
+    }
+
     /// Publishes and waits for the confirm.
     pub(super) async fn publish(&self, delivery: SealedDelivery) -> Verdict {
         self.accepts()?;
@@ -97,13 +103,14 @@ struct Inbox {
     waiting: Mutex<Waiting>,
     arrived: Notify,
     released: Notify,
+    /// Whether there are lanes.
+    open: watch::Sender<bool>,
     in_flight: AtomicUsize,
     max_in_flight: usize,
 }
 
 struct Waiting {
     queue: VecDeque<Request>,
-    open: bool,
     shut: bool,
 }
 
@@ -135,9 +142,10 @@ impl Request {
 impl Inbox {
     fn new(max_in_flight: usize) -> Self {
         Self {
-            waiting: Mutex::new(Waiting { queue: VecDeque::new(), open: false, shut: false }),
+            waiting: Mutex::new(Waiting { queue: VecDeque::new(), shut: false }),
             arrived: Notify::new(),
             released: Notify::new(),
+            open: watch::Sender::new(false),
             in_flight: AtomicUsize::new(0),
             max_in_flight,
         }
@@ -148,7 +156,13 @@ impl Inbox {
     }
 
     fn accepts(&self) -> Verdict {
-        if self.in_flight.load(Ordering::Acquire) >= self.max_in_flight { Err(PublishError::Full) } else { Ok(()) }
+        if !*self.open.borrow() {
+            Err(PublishError::Disconnected)
+        } else if self.in_flight.load(Ordering::Acquire) >= self.max_in_flight {
+            Err(PublishError::Full)
+        } else {
+            Ok(())
+        }
     }
 
     fn push(self: &Arc<Self>, delivery: SealedDelivery) -> Result<oneshot::Receiver<Verdict>, PublishError> {
@@ -159,7 +173,8 @@ impl Inbox {
         }
         let request = Request { delivery, answer, _slot: Slot(Arc::clone(self)) };
         let mut waiting = self.lock();
-        if !waiting.open || waiting.shut {
+        // Looked at under the lock: whoever closes it takes the lock afterwards, and finds what was let in.
+        if !*self.open.borrow() || waiting.shut {
             drop(waiting);
             return Err(PublishError::Disconnected);
         }
@@ -196,20 +211,18 @@ impl Inbox {
     }
 
     fn open(&self) {
-        self.lock().open = true;
+        self.open.send_replace(true);
     }
 
     fn shut(&self) {
         self.lock().shut = true;
+        self.open.send_replace(false);
     }
 
     /// Takes nothing until the next session; what waits is told so.
     fn interrupt(&self) {
-        let waiting = {
-            let mut waiting = self.lock();
-            waiting.open = false;
-            std::mem::take(&mut waiting.queue)
-        };
+        self.open.send_replace(false);
+        let waiting = std::mem::take(&mut self.lock().queue);
         waiting.into_iter().for_each(|request| request.answer(Err(PublishError::Disconnected)));
     }
 }

@@ -31,6 +31,14 @@ impl Trouble {
         }
     }
 
+    /// Of a queue that was declared a moment ago: somebody is deleting it, and declaring it again mends that.
+    pub(super) fn if_missing_passes(self) -> Self {
+        match self {
+            Self::Standing { code: 404, sentence } => Self::Passing { code: Some(404), sentence },
+            trouble => trouble,
+        }
+    }
+
     pub(super) fn sentence(&self) -> &str {
         match self {
             Self::Passing { sentence, .. } | Self::Standing { sentence, .. } => sentence,
