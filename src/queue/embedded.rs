@@ -15,6 +15,9 @@ mod consumer;
 mod handout;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
