@@ -88,11 +88,9 @@ impl RabbitMq {
     /// published or consumed any more, and the process should end loudly.
     pub async fn stopped(&self) -> String {
         let mut alarm = self.alarm.subscribe();
-        let sentence = match alarm.wait_for(Option::is_some).await {
-            Ok(sentence) => sentence.as_deref().unwrap_or_default().to_owned(),
-            Err(_) => String::new(), // Cannot be: the sender is ours.
-        };
-        sentence
+        // The guard must not live across an await, so that callers can be spawned.
+        let stopped = alarm.wait_for(Option::is_some).await.map(|sentence| sentence.as_deref().map(str::to_owned));
+        stopped.ok().flatten().unwrap_or_default()
     }
 
     /// Declares the topology once, for the command; every error is a sentence.
