@@ -71,6 +71,11 @@ impl Proxy {
         self.say.send(b"\x01\x00\x00\x00\x00\x00\x08\x00\x0a\x00\x3c\x03low\xce").unwrap();
     }
 
+    /// `connection.close`, 320, as a broker says it that shuts down.
+    pub(super) fn say_goodbye(&self) {
+        self.say.send(b"\x01\x00\x00\x00\x00\x00\x13\x00\x0a\x00\x32\x01\x40\x08shutdown\x00\x00\x00\x00\xce").unwrap();
+    }
+
     /// `connection.unblocked`.
     pub(super) fn say_unblocked(&self) {
         self.say.send(b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x3d\xce").unwrap();

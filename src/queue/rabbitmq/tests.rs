@@ -156,6 +156,39 @@ at_broker! {
         queue.close().await;
     }
 
+    async fn a_broker_that_shuts_down_is_waited_for(place) {
+        let proxy = Proxy::before(&place.url, Mode::Through).await;
+        let queue = through(&proxy, &place, PATIENCE, 100).await;
+        published(&queue, "before").await;
+        let mut consumer = queue.consume(100).await.unwrap();
+        assert_eq!(bodies(&take(&mut consumer, 1).await), ["before"]);
+        proxy.say_goodbye();
+        let gone = timeout(PATIENCE, consumer.next(1, Duration::ZERO)).await.unwrap();
+        assert!(matches!(gone, Err(QueueError::Gone)), "{gone:?}");
+        drop(consumer);
+        let mut consumer = timeout(PATIENCE, queue.consume(100)).await.unwrap().unwrap();
+        published(&queue, "after").await;
+        assert_eq!(bodies(&take(&mut consumer, 2).await), ["after", "before"]);
+        queue.close().await;
+    }
+
+    async fn a_broker_that_falls_silent_is_noticed(place) {
+        let proxy = Proxy::before(&place.url, Mode::Through).await;
+        let mut settings = place.settings();
+        let vhost = if proxy.url().matches('/').count() > 2 { "" } else { "/" };
+        settings.url = SecretString::from(format!("{}{vhost}?heartbeat=1", proxy.url()));
+        let queue = RabbitMq::connect(settings);
+        let mut consumer = queue.consume(100).await.unwrap();
+        proxy.set(Mode::Stalled);
+        let gone = timeout(PATIENCE, consumer.next(1, Duration::ZERO)).await.unwrap();
+        assert!(matches!(gone, Err(QueueError::Gone)), "{gone:?}");
+        proxy.set(Mode::Through);
+        published(&queue, "after").await;
+        let mut consumer = timeout(PATIENCE, queue.consume(100)).await.unwrap().unwrap();
+        assert_eq!(bodies(&take(&mut consumer, 1).await), ["after"]);
+        queue.close().await;
+    }
+
     async fn a_cut_in_the_middle_answers_everybody(place) {
         let proxy = Proxy::before(&place.url, Mode::Through).await;
         let queue = through(&proxy, &place, PATIENCE, 4_000).await;
