@@ -6,6 +6,9 @@
 pub mod embedded;
 pub mod rabbitmq;
 
+#[cfg(test)]
+mod contract;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
