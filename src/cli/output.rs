@@ -28,7 +28,7 @@ fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
 /// A table as wide as the terminal, without lines that get in the way of `grep`.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.iter().map(|h| h.to_uppercase()));
+    table.load_style(presets::NOTHING).set_header(header.iter().map(|h| h.to_uppercase()));
     if io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
 use crate::config::QueueSettings;
-use crate::domain::ProviderName;
+use crate::domain::{EventState, ProviderName};
 use crate::http::{ops_api, server, webhooks};
 use crate::ops::metrics;
 use crate::ops::readiness::{Check, Readiness};
@@ -21,11 +21,11 @@ use crate::ops::shutdown::Shutdown;
 use crate::pipeline::receive::Receiver;
 use crate::pipeline::sweep::Sweeper;
 use crate::pipeline::work::{BatchSize, Worker};
-use crate::providers::PROVIDERS;
+use crate::providers::{PROVIDERS, Provider, Verifier};
 use crate::queue::embedded::{Embedded, EmbeddedSettings};
 use crate::queue::rabbitmq::{RabbitMq, RabbitMqSettings};
 use crate::queue::{Queue, QueueError};
-use crate::store::{Store, Vault};
+use crate::store::{EventCount, Store, Vault};
 
 /// How long a worker waits for more deliveries after the first of a batch.
 const LINGER: Duration = Duration::from_millis(1);
@@ -139,11 +139,11 @@ impl Serving {
     }
 }
 
-/// Every provider with what proves its deliveries.
-#[allow(clippy::type_complexity, reason = "a list of pairs, taken apart at once")]
-fn verifiers(
-    app: &Configured,
-) -> Result<Vec<(&'static crate::providers::Provider, Option<Box<dyn crate::providers::Verifier>>)>, BadConfiguration> {
+/// A provider with what proves its deliveries, `None` without its secret.
+type Door = (&'static Provider, Option<Box<dyn Verifier>>);
+
+/// Every provider's door.
+fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
     let setup = app.setup()?;
     PROVIDERS
         .iter()
@@ -178,7 +178,7 @@ pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
 /// Binds the public port and serves webhooks on it.
 async fn receive(
     app: &Configured,
-    doors: Vec<(&'static crate::providers::Provider, Option<Box<dyn crate::providers::Verifier>>)>,
+    doors: Vec<Door>,
     vault: Arc<Vault>,
     queue: Arc<dyn Queue>,
     readiness: &Readiness,
@@ -266,15 +266,8 @@ async fn observe_store(store: Arc<dyn Store>, (answers, keys): (Check, Check), s
             Ok(_) => keys.failed("a delivery is sealed with a key that is not in FINHOOK_KEYS"),
             Err(_) => {}
         }
-        if let Ok(counts) = store.waiting_counts().await {
-            for (provider, state, count) in counts {
-                let Some(provider) = named(&provider) else { continue };
-                match state {
-                    crate::domain::EventState::Unlinked => metrics::unlinked_events(provider, count),
-                    crate::domain::EventState::Dead => metrics::dead_events(provider, count),
-                    _ => {}
-                }
-            }
+        if let Ok(counts) = store.pending_counts().await {
+            report_pending(&counts);
         }
         if stopped(&stop).await {
             return;
@@ -282,9 +275,16 @@ async fn observe_store(store: Arc<dyn Store>, (answers, keys): (Check, Check), s
     }
 }
 
-fn named(provider: &str) -> Option<ProviderName> {
-    let known = crate::providers::find(provider).map(|provider| provider.name);
-    known.or((provider == ProviderName::UNKNOWN.as_str()).then_some(ProviderName::UNKNOWN))
+/// Sets both gauges of every provider; one that has none left goes back to 0.
+fn report_pending(counts: &[EventCount]) {
+    let of = |name: &str, state| {
+        counts.iter().filter(|c| c.provider == name && c.state == state).map(|c| c.count).sum::<u64>()
+    };
+    let names = PROVIDERS.iter().map(|provider| provider.name).chain([ProviderName::UNKNOWN]);
+    for name in names {
+        metrics::unlinked_events(name, of(name.as_str(), EventState::Unlinked));
+        metrics::dead_events(name, of(name.as_str(), EventState::Dead));
+    }
 }
 
 /// Waits for the next observation; whether the stop came first.

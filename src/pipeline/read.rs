@@ -8,12 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use uuid::Uuid;
 
 use crate::config::{ConfigError, Values};
-use crate::crypto::{OpenError, frame_of};
+use crate::crypto::{OpenError, frame_of, kept};
 use crate::domain::{
-    Cause, DedupKey, Delivery, Event, Meaning, Proof, ProviderName, Reason, Scope, Timestamp, WallClock,
+    Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, WallClock,
 };
 use crate::providers::{self, Reader};
 use crate::queue::Received;
@@ -78,9 +77,7 @@ impl Desk {
             OpenError::Refused => Cause::Unopenable,
         };
         tracing::error!(provider.name = %provider, reason = cause.as_str(), %error, "message kept as it came");
-        let id = frame.map_or(Uuid::nil(), |(_, id)| id);
-        let delivery =
-            Delivery::assemble(id, provider, now, Proof::default(), Scope::Message, false, message.clone());
+        let delivery = kept(provider, now, message.clone());
         let event = dead(&delivery, cause);
         let payload = self.vault.ring.seal_payload(&event.dedup_key, &delivery);
         Arriving { event, payload, force: false }
@@ -119,7 +116,8 @@ impl Reread for Desk {
 }
 
 fn known(name: &str) -> Option<ProviderName> {
-    providers::find(name).map(|provider| provider.name)
+    let provider = providers::find(name).map(|provider| provider.name);
+    provider.or_else(|| (name == ProviderName::UNKNOWN.as_str()).then_some(ProviderName::UNKNOWN))
 }
 
 /// One dead event that stands for a whole delivery.
