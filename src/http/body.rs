@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http::header::EXPECT;
-use http::{HeaderMap, Version};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
@@ -56,10 +56,10 @@ const DRAIN_TIME: Duration = Duration::from_secs(3);
 /// Reads on behind an answer that was given early, and throws away what comes.
 ///
 /// Closing a connection with unread bytes resets it, and the reset can overtake the answer: the sender would see a
-/// broken connection where a 404 or 413 stands. A sender that waits for `100 Continue` has sent nothing yet; an HTTP/2
-/// stream is reset by itself.
-pub(super) fn drain(version: Version, headers: &HeaderMap, mut body: Body) {
-    if body.is_end_stream() || version > Version::HTTP_11 || headers.contains_key(EXPECT) {
+/// broken connection where a 404 or 413 stands. A sender that waits for `100 Continue` has sent nothing yet. For HTTP/1:
+/// an HTTP/2 stream is reset by itself.
+pub(super) fn drain(headers: &HeaderMap, mut body: Body) {
+    if body.is_end_stream() || headers.contains_key(EXPECT) {
         return;
     }
     tokio::spawn(tokio::time::timeout(DRAIN_TIME, async move {

@@ -34,8 +34,8 @@ pub enum Cause {
     /// The receiver said no.
     #[error(transparent)]
     NotAccepted(#[from] NotAccepted),
-    /// A defect of ours: the delivery's task is gone.
-    #[error("internal error")]
+    /// A defect of ours: something panicked on the delivery's way.
+    #[error("panicked")]
     Internal,
 }
 
@@ -116,8 +116,7 @@ impl IntoResponse for Cause {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::providers::Refusal;
-    use crate::queue::PublishError;
+    use crate::pipeline::receive::{PublishError, Refusal};
 
     fn status(cause: impl Into<Cause>) -> (u16, bool) {
         let response = cause.into().into_response();

@@ -9,9 +9,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 
+use crate::ops::metrics::PrometheusHandle;
 use crate::ops::readiness::{CheckState, Readiness};
 
 /// What the ops bind shows.

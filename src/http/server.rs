@@ -74,6 +74,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
     let patience = Patience { head_time: limits.head_time, idle_time: limits.idle_time };
     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
     let mut connections = JoinSet::new();
+    let mut full = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -85,8 +86,15 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if connections.len() >= limits.connections => turn_away(stream, &turned_away),
+            Ok((stream, _)) if connections.len() >= limits.connections => {
+                if !std::mem::replace(&mut full, true) {
+                    tracing::warn!(connections.limit = limits.connections, "no room for more connections");
+                }
+                turn_away(stream, &turned_away);
+            }
             Ok((stream, _)) => {
+                // Said once per flood: not again before a tenth of the places was free.
+                full &= connections.len() >= limits.connections / 10 * 9;
                 // Answers are one small segment: waiting to fill it would only delay them.
                 let _ = stream.set_nodelay(true);
                 let (protocol, stop) = (Arc::clone(&protocol), shutdown.token());

@@ -5,6 +5,7 @@
 //! after the queue's confirm. Where next: `pipeline/receive.rs`; statuses are in `error.rs`.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use http::{HeaderMap, Method};
+use futures_util::FutureExt;
+use http::header::CONNECTION;
+use http::{HeaderMap, Method, Version};
 use hyper::body::Body as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
@@ -97,17 +100,28 @@ impl Webhooks {
             Ok(read) => read,
             Err(cause) => {
                 self.note(path, cause);
-                if !matches!(cause, Cause::TooSlow | Cause::Broken) {
-                    body::drain(head.version, &head.headers, body);
+                let mut response = cause.into_response();
+                if head.version > Version::HTTP_11 {
+                    // Says nothing in HTTP/2, where the stream ends by itself, and is a warning there.
+                    response.headers_mut().remove(CONNECTION);
+                } else if !matches!(cause, Cause::TooSlow | Cause::Broken) {
+                    body::drain(&head.headers, body);
                 }
-                return cause.into_response();
+                return response;
             }
         };
         let token = path.token.map(str::to_owned);
         let delivery = Arc::clone(self).deliver(provider, token, head.headers, held);
-        match shield(&self.unattended, delivery).await.unwrap_or(Err(Cause::Internal)) {
-            Ok(()) => "ok\n".into_response(), // 200, exactly: Unit takes no other for delivered
-            Err(cause) => cause.into_response(),
+        // A panic is this delivery's failure, not that of the others on its connection. Nothing that it could have left
+        // half-done is shared: permits are given back as it unwinds.
+        let delivery = shield(&self.unattended, AssertUnwindSafe(delivery).catch_unwind());
+        match delivery.await {
+            Some(Ok(Ok(()))) => "ok\n".into_response(), // 200, exactly: Unit takes no other for delivered
+            Some(Ok(Err(cause))) => cause.into_response(),
+            Some(Err(_)) | None => {
+                self.note(path, Cause::Internal);
+                Cause::Internal.into_response()
+            }
         }
     }
 
@@ -209,9 +223,11 @@ async fn bound(
 }
 
 async fn nowhere(State(webhooks): State<Arc<Webhooks>>, request: Request) -> Response {
-    let (head, body) = request.into_parts();
     webhooks.note(Place { provider: "", token: None }, Cause::Path);
-    body::drain(head.version, &head.headers, body);
+    let (head, body) = request.into_parts();
+    if head.version <= Version::HTTP_11 {
+        body::drain(&head.headers, body);
+    }
     Cause::Path.into_response()
 }
 

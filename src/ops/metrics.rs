@@ -8,9 +8,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 
 use crate::domain::{EventState, ProviderName, Timestamp};
+
+/// Renders everything in Prometheus' text format.
+pub use metrics_exporter_prometheus::PrometheusHandle;
 
 const DELIVERIES: &str = "finhook_deliveries_total";
 const VERIFICATION_FAILURES: &str = "finhook_verification_failures_total";

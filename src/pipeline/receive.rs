@@ -14,9 +14,13 @@ use uuid::Uuid;
 
 use crate::crypto::SealedDelivery;
 use crate::domain::{ProviderName, Timestamp, WallClock};
-use crate::providers::{Provider, Refusal, Request, Verifier};
-use crate::queue::{PublishError, Queue};
+use crate::providers::{Provider, Request, Verifier};
+use crate::queue::Queue;
 use crate::store::Vault;
+
+/// Why not, as `http` needs it without knowing providers or queues.
+pub use crate::providers::Refusal;
+pub use crate::queue::PublishError;
 
 /// What receives deliveries: who may send, what seals, where they go.
 pub struct Receiver {

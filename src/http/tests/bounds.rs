@@ -12,7 +12,8 @@ fn short() -> ServerLimits {
 
 #[tokio::test]
 async fn a_slow_body_is_408_and_ends_the_connection() {
-    let server = TestServer::limited(FakeQueue::confirming(), tight(), ServerLimits::default()).await;
+    let limits = WebhookLimits { body_time: Duration::from_millis(30), ..tight() };
+    let server = TestServer::limited(FakeQueue::confirming(), limits, ServerLimits::default()).await;
     let mut client = server.connect().await;
     client.send("POST /webhooks/unit HTTP/1.1\r\nhost: x\r\nx-proof: good\r\ncontent-length: 10\r\n\r\n{").await;
     let answer = client.answer().await.unwrap();
@@ -94,9 +95,7 @@ async fn deliveries_over_the_limit_are_503_at_once_while_the_others_wait_for_the
 
 #[tokio::test]
 async fn slow_bodies_take_no_delivery_from_a_good_one() {
-    let mut limits = tight();
-    limits.body_time = TOO_LONG;
-    let server = TestServer::limited(FakeQueue::confirming(), limits, ServerLimits::default()).await;
+    let server = TestServer::limited(FakeQueue::confirming(), tight(), ServerLimits::default()).await;
     let mut slow = Vec::new();
     for _ in 0..20 {
         let mut client = server.connect().await;
@@ -112,7 +111,7 @@ async fn slow_bodies_take_no_delivery_from_a_good_one() {
 #[tokio::test]
 async fn bytes_of_unfinished_bodies_are_bounded_and_take_nothing_from_whole_ones() {
     let mut limits = tight();
-    (limits.body_time, limits.room.arriving_bytes) = (TOO_LONG, 1_000);
+    limits.room.arriving_bytes = 1_000;
     let server = TestServer::limited(FakeQueue::confirming(), limits, ServerLimits::default()).await;
     let head = "POST /webhooks/unit HTTP/1.1\r\nhost: x\r\nx-proof: good\r\ncontent-length: 900\r\n\r\n";
     let mut hoarder = server.connect().await;

@@ -143,11 +143,11 @@ fn post(path: &str, proof: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: x\r\nx-proof: {proof}\r\ncontent-length: {length}\r\n\r\n{body}")
 }
 
-/// Everything small and short.
+/// Everything small.
 fn tight() -> WebhookLimits {
     WebhookLimits {
         body_bytes: 1_000,
-        body_time: Duration::from_millis(60),
+        body_time: TOO_LONG,
         room: RoomLimits { requests: 100, deliveries: 2, delivery_bytes: 10_000, arriving_bytes: 10_000 },
     }
 }

@@ -12,7 +12,8 @@ async fn no_log_line_at_trace_contains_a_header_a_body_or_a_token() {
     let subscriber =
         fmt().with_max_level(tracing::Level::TRACE).with_ansi(false).with_writer(move || writer.clone()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
-    let server = TestServer::limited(FakeQueue::confirming(), tight(), ServerLimits::default()).await;
+    let limits = WebhookLimits { body_time: Duration::from_millis(200), ..tight() };
+    let server = TestServer::limited(FakeQueue::confirming(), limits, ServerLimits::default()).await;
     let mut statuses = Vec::new();
     for (path, proof, body) in [
         ("/webhooks/plaid/MARKER-token", "good", "{\"MARKER\":\"body\"}".to_owned()),

@@ -1,7 +1,7 @@
 //! Which cause gets which status.
 
 use super::*;
-use crate::queue::PublishError;
+use crate::pipeline::receive::PublishError;
 
 #[tokio::test]
 async fn a_verified_delivery_is_200_with_a_short_text_once_it_is_confirmed() {
@@ -172,6 +172,19 @@ async fn requests_sent_ahead_on_one_connection_are_answered_in_order() {
     for (proof, status) in proofs {
         assert_eq!(client.answer().await.unwrap().status, status, "{proof}");
     }
+}
+
+#[tokio::test]
+async fn a_panic_on_the_way_is_503_and_the_connection_and_the_room_survive() {
+    let server = TestServer::limited(FakeQueue::confirming(), tight(), ServerLimits::default()).await;
+    let mut client = server.connect().await;
+    for _ in 0..5 {
+        client.send(post("/webhooks/unit", "panic", "{}")).await;
+        let answer = client.answer().await.unwrap();
+        assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true));
+    }
+    client.send(post("/webhooks/unit", "good", "{}")).await;
+    assert_eq!(client.answer().await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ impl Queue for FakeQueue {
     async fn close(&self) {}
 }
 
-/// Takes `x-proof: good`; `slow` takes a while. The URL's token `wrong` is not bound.
+/// Takes `x-proof: good`; `slow` takes a while, `panic` panics. The URL's token `wrong` is not bound.
 struct FakeVerifier(ProviderName);
 
 #[async_trait]
@@ -98,6 +98,7 @@ impl Verifier for FakeVerifier {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 Ok(Verified::pretended(self.0))
             }
+            Some(b"panic") => panic!("a defect"),
             Some(b"stale") => Err(Refusal::Stale),
             Some(b"garbled") => Err(Refusal::Malformed),
             Some(b"keys") => Err(Refusal::KeysUnavailable),
