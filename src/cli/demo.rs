@@ -82,7 +82,7 @@ pub async fn run(args: Args) -> anyhow::Result<Done> {
         .with("FINHOOK_DATA_DIR", folder.path().display().to_string())
         .with("FINHOOK_LOG", if args.json { "info" } else { "warn" });
     let app = App::from_sources(sources)?.configured()?;
-    telemetry::init(&app.settings.log.filter, app.settings.log.format.into())?;
+    telemetry::init(&app.settings.log.filter, app.settings.log.format)?;
     let shutdown = Shutdown::new(app.settings.shutdown_timeout);
     shutdown.obey_signals().context("listen to signals")?;
     let serving = Serving::start(&app, None, &shutdown).await?;

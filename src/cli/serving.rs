@@ -77,7 +77,7 @@ impl Serving {
         let queue = open_queue(app).await?;
         let ops_bind = app.settings.ops.bind.to_string();
         let ops = server::bind("FINHOOK_OPS_BIND", &ops_bind).await.map_err(BadConfiguration::from_display)?;
-        let ops_address = server::address(&ops).context("the ops address")?;
+        let ops_address = ops.local_addr().context("the ops address")?;
         let failed = CancellationToken::new();
         let mut tasks = Vec::new();
 
@@ -187,7 +187,7 @@ async fn receive(
     let http = &app.settings.http;
     let bind = http.bind.to_string();
     let listener = server::bind("FINHOOK_HTTP_BIND", &bind).await.map_err(BadConfiguration::from_display)?;
-    let address = server::address(&listener).context("the public address")?;
+    let address = listener.local_addr().context("the public address")?;
     let accepting = queue.clone();
     readiness.probe("queue", move || accepting.accepts().map_err(|error| error.to_string()));
     let room = webhooks::RoomLimits {

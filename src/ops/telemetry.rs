@@ -11,17 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-/// What log lines look like.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Text on a terminal, JSON otherwise.
-    #[default]
-    Auto,
-    /// For people.
-    Text,
-    /// For machines: one object per line.
-    Json,
-}
+use crate::config::LogFormat;
 
 /// A filter that cannot be read. Says what is wrong, for the variable that the caller names.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +19,12 @@ pub enum Format {
 pub struct FilterError(String);
 
 /// Starts logging with the filter of `FINHOOK_LOG`; from then on it stays as it is: calling again changes nothing.
-pub fn init(filter: &str, format: Format) -> Result<(), FilterError> {
+pub fn init(filter: &str, format: LogFormat) -> Result<(), FilterError> {
     let terminal = std::io::stderr().is_terminal();
     let json = match format {
-        Format::Auto => !terminal,
-        Format::Text => false,
-        Format::Json => true,
+        LogFormat::Auto => !terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
     };
     // The only error is that a subscriber is set already, as it is from the second test on.
     let _ = Registry::default().with(layer(filter, json, terminal, std::io::stderr)?).try_init();
@@ -140,7 +130,7 @@ mod tests {
 
     #[test]
     fn starting_twice_is_no_error() {
-        init("off", Format::Auto).unwrap();
-        init("off", Format::Json).unwrap();
+        init("off", LogFormat::Auto).unwrap();
+        init("off", LogFormat::Json).unwrap();
     }
 }
