@@ -4,6 +4,8 @@
 //! of the steps) and [`fold`] (which change wins), over the few statements of [`tables`]; `postgres` and `sqlite` only
 //! speak SQL. Where next: `commit.rs`.
 
+mod aside;
+mod columns;
 pub mod commit;
 pub mod fold;
 pub mod postgres;
@@ -272,6 +274,10 @@ pub trait Store: Send + Sync {
     /// How many events there are by provider and state.
     async fn event_counts(&self) -> Result<Vec<EventCount>, StoreError>;
 
+    /// How many events are unlinked, retrying or dead, by provider and state: asked for often, and cheap however many
+    /// events are stored.
+    async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError>;
+
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -327,4 +333,21 @@ pub struct StoreOptions {
     pub vault: Arc<Vault>,
     /// For `created_at`, `updated_at`, `processed_at`.
     pub clock: crate::domain::WallClock,
+}
+
+/// What is wrong with the migrations themselves, in our words.
+fn migration_trouble(error: &sqlx::migrate::MigrateError) -> String {
+    use sqlx::migrate::MigrateError;
+    match error {
+        MigrateError::VersionMissing(version) => {
+            format!(
+                "the database has migration {version}, which this version of finhook does not know: use a newer one"
+            )
+        }
+        MigrateError::VersionMismatch(version) => {
+            format!("migration {version} was applied with another text than this version of finhook has")
+        }
+        MigrateError::Dirty(version) => format!("migration {version} was applied in part: look at the database"),
+        _ => "the migrations cannot be read".into(),
+    }
 }
