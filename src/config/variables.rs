@@ -1,0 +1,68 @@
+//! Every setting that is not a provider's: the list from which `finhook check`, the README's table and the tests are made.
+//! A provider declares its own in its file.
+
+use super::Variable;
+
+const fn plain(name: &'static str, default: Option<&'static str>, help: &'static str) -> Variable {
+    Variable { name, secret: false, default, help }
+}
+
+const fn secret(name: &'static str, help: &'static str) -> Variable {
+    Variable { name, secret: true, default: None, help }
+}
+
+/// Every setting that is not a provider's.
+pub const VARIABLES: &[Variable] = &[
+    // The two URLs count as secrets because passwords stand in them.
+    secret("DATABASE_URL", "The store: postgres://… or sqlite://path; unset, an embedded one in the data folder."),
+    secret("AMQP_URL", "The broker: amqp://… or amqps://…; unset, an embedded queue, which needs the sqlite store."),
+    plain("FINHOOK_CONFIG", Some("finhook.toml"), "The configuration file; only the environment can name it."),
+    plain("FINHOOK_DATA_DIR", Some("./finhook-data"), "The folder of the embedded database, queue and secrets."),
+    plain("FINHOOK_HTTP_BIND", Some("127.0.0.1:8080"), "Where providers post webhooks."),
+    plain("FINHOOK_OPS_BIND", Some("127.0.0.1:9090"), "Where health, metrics, the dashboard and /v1 are served."),
+    secret("FINHOOK_OPS_TOKENS", "Bearer tokens of /v1 as ROLE:TOKEN, roles ops and app; without any, loopback only."),
+    secret("FINHOOK_KEYS", "The key ring as ID:KEY[,ID:KEY…], keys in base64 of 32 bytes; the first seals, all open."),
+    secret("FINHOOK_INDEX_KEY", "The key of the blind indexes, base64 of 32 bytes; it cannot be rotated."),
+    secret(
+        "FINHOOK_URL_KEYS",
+        "Keys of bound webhook URLs, base64 of 32 bytes each; the first mints; without any they are off.",
+    ),
+    plain("FINHOOK_AMQP_PREFIX", Some("finhook"), "What the names of exchange and queues start with."),
+    plain("FINHOOK_CREATE_USERS", Some("true"), "Whether a user that a verified event names is created if missing."),
+    plain(
+        "FINHOOK_UNLINKED_DAYS",
+        Some("90"),
+        "How many days an event waits for its subject's user before it is dead.",
+    ),
+    plain("FINHOOK_MAX_BODY_BYTES", Some("1048576"), "The largest webhook body that is read; larger ones get 413."),
+    plain("FINHOOK_MAX_IN_FLIGHT", Some("1024"), "How many deliveries are handled at once; more get 503."),
+    plain("FINHOOK_MAX_IN_FLIGHT_BYTES", Some("67108864"), "How many bytes of bodies are held at once; more get 503."),
+    plain("FINHOOK_MAX_CONNECTIONS", Some("10000"), "How many connections the webhook port holds open."),
+    plain(
+        "FINHOOK_CONFIRM_TIMEOUT",
+        Some("5s"),
+        "How long a delivery waits for the queue's confirm before its sender gets 503.",
+    ),
+    plain("FINHOOK_SHUTDOWN_TIMEOUT", Some("25s"), "How long a stopping process finishes what it began."),
+    plain("FINHOOK_BATCH_MAX", Some("512"), "How many deliveries are committed together at most."),
+    plain("FINHOOK_WORKERS", Some("2"), "How many workers one process runs."),
+    plain("FINHOOK_LOG", Some("info"), "What is logged, as a tracing filter (info, finhook=debug,warn)."),
+    plain("FINHOOK_LOG_FORMAT", Some("auto"), "How it is logged: text, json, or auto: text on a terminal, else json."),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_variable_is_declared_once_and_explained_in_one_sentence() {
+        let names: BTreeSet<&str> = VARIABLES.iter().map(|variable| variable.name).collect();
+        assert_eq!(names.len(), VARIABLES.len());
+        for variable in VARIABLES {
+            assert!(variable.help.ends_with('.') && variable.help.matches(". ").count() == 0, "{}", variable.name);
+            assert!(!variable.secret || variable.default.is_none(), "{}", variable.name);
+        }
+    }
+}
