@@ -50,7 +50,6 @@ impl From<Vec<ConfigError>> for BadConfiguration {
 
 /// What all commands share.
 pub struct App {
-    values: Arc<Values>,
     sources: Sources,
     /// The wall clock.
     pub clock: WallClock,
@@ -78,10 +77,10 @@ impl App {
         Self::from_sources(Sources::from_process()?)
     }
 
-    /// Reads a configuration that is handed in.
+    /// Reads a configuration that is handed in; what is wrong with it is said now.
     pub fn from_sources(sources: Sources) -> Result<Self, BadConfiguration> {
-        let values = Arc::new(Values::load(&sources, &declared())?);
-        Ok(Self { values, sources, clock: WallClock::system() })
+        Values::load(&sources, &declared())?;
+        Ok(Self { sources, clock: WallClock::system() })
     }
 
     /// The same by another clock.
@@ -179,7 +178,9 @@ impl Configured {
     pub async fn store_as_it_is(&self, vault: Arc<Vault>) -> anyhow::Result<Arc<dyn Store>> {
         let create_users = self.settings.worker.create_users;
         let options = StoreOptions { create_users, vault, clock: self.clock.clone() };
-        Ok(crate::store::open(&self.settings.store, options).await.context("open the database")?)
+        Ok(crate::store::open(&self.settings.store, self.settings.worker.workers, options)
+            .await
+            .context("open the database")?)
     }
 
     /// The store with every migration: an embedded one is brought up, of another it is said what to do.

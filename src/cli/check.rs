@@ -44,7 +44,10 @@ pub async fn run(args: Args) -> anyhow::Result<Done> {
             .collect();
         output::json_line(&serde_json::json!({ "settings": settings, "checks": tried, "ok": well }))?;
     } else {
-        output::table(&["setting", "value", "from"], effective.into_iter().map(|e| vec![e.name.to_string(), e.shown, e.origin]))?;
+        output::table(
+            &["setting", "value", "from"],
+            effective.into_iter().map(|e| vec![e.name.to_string(), e.shown, e.origin]),
+        )?;
         output::line("")?;
         let rows = tried.into_iter().map(|t| vec![t.what, if t.ok { "ok" } else { "NOT OK" }.to_owned(), t.said]);
         output::table(&["tried", "", "says"], rows)?;

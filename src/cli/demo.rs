@@ -31,7 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Arguments of `finhook demo`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Ignores DATABASE_URL, AMQP_URL and every other setting; works in a new temporary folder on free ports.")]
+#[command(
+    after_help = "Ignores DATABASE_URL, AMQP_URL and every other setting; works in a new temporary folder on free ports."
+)]
 pub struct Args {
     /// End when everything was shown, instead of serving on
     #[arg(long)]
@@ -94,7 +96,8 @@ pub async fn run(args: Args) -> anyhow::Result<Done> {
     for difference in &differences {
         eprintln!("finhook: not as expected: {difference}");
     }
-    if !args.exit && !args.json
+    if !args.exit
+        && !args.json
         && let Some(public) = serving.public
     {
         output::line(&format!(
@@ -251,7 +254,11 @@ async fn show(
     store: &dyn Store,
 ) -> anyhow::Result<()> {
     let Report { deliveries, events, rows, as_expected } = report;
-    output::line(&format!("{} fixtures played in {:.1} s, really signed, through HTTP\n", cases.len(), took.as_secs_f64()))?;
+    output::line(&format!(
+        "{} fixtures played in {:.1} s, really signed, through HTTP\n",
+        cases.len(),
+        took.as_secs_f64()
+    ))?;
     let table = [
         vec!["deliveries".to_owned(), format!("{} accepted, {} refused", deliveries.accepted, deliveries.refused)],
         vec![

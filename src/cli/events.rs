@@ -121,7 +121,9 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
 async fn list(args: List, store: &dyn Store) -> anyhow::Result<Done> {
     let state = match &args.state {
         None => None,
-        Some(text) => Some(EventState::parse(text).ok_or_else(|| BadConfiguration::usage(format!("{text}: not a state")))?),
+        Some(text) => {
+            Some(EventState::parse(text).ok_or_else(|| BadConfiguration::usage(format!("{text}: not a state")))?)
+        }
     };
     let mut filter = EventFilter {
         provider: args.provider,
@@ -180,7 +182,9 @@ async fn show(args: Show, store: &dyn Store) -> anyhow::Result<Done> {
     }
     let fields = serde_json::to_value(&line)?;
     let rows = fields.as_object().into_iter().flatten().map(|(name, value)| {
-        let text = value.as_str().map_or_else(|| if value.is_null() { String::new() } else { value.to_string() }, str::to_owned);
+        let text = value
+            .as_str()
+            .map_or_else(|| if value.is_null() { String::new() } else { value.to_string() }, str::to_owned);
         vec![name.clone(), text]
     });
     let sealed = vec!["payload".to_owned(), format!("{} bytes, sealed", payload.len())];

@@ -65,8 +65,7 @@ async fn account_differs(
             account.status_reason.as_deref(),
             account.deleted_at.is_some(),
         );
-        let should =
-            (expect.baas_id.as_deref(), &*expect.status, expect.status_reason.as_deref(), expect.deleted);
+        let should = (expect.baas_id.as_deref(), &*expect.status, expect.status_reason.as_deref(), expect.deleted);
         return Ok((is != should).then(|| format!("account {} is {is:?}, expected {should:?}", expect.external_id)));
     }
     Ok(Some(format!("no account {} of integration {}", expect.external_id, expect.integration)))

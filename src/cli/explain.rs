@@ -19,11 +19,9 @@ use crate::providers::{self, Provider, Refusal, Request, Setup};
 
 /// Arguments of `finhook explain`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Without --header nothing is verified, and no configuration or key is needed.\n\
+#[command(after_help = "Without --header nothing is verified, and no configuration or key is needed.\n\
                         Exit codes: 0 verified or not asked to, 1 refused.\n\
-                        Example: finhook explain unit --body delivery.json --header 'X-Unit-Signature: UUNz8ch1Ovjg…'"
-)]
+                        Example: finhook explain unit --body delivery.json --header 'X-Unit-Signature: UUNz8ch1Ovjg…'")]
 pub struct Args {
     /// The provider
     provider: String,

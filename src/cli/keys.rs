@@ -17,10 +17,8 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Print fresh keys
-    #[command(
-        after_help = "Without an option it prints all three, as lines for an environment file.\n\
-                            Example: (umask 077; finhook keys generate > finhook.env)"
-    )]
+    #[command(after_help = "Without an option it prints all three, as lines for an environment file.\n\
+                            Example: (umask 077; finhook keys generate > finhook.env)")]
     Generate(Generate),
 }
 

@@ -18,7 +18,9 @@ const MAX_ID: usize = 200;
 
 /// Arguments of `finhook link`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: finhook link plaid yxQbxDjnD8hr69pKbQpb --user u_42 --authorization-id-file token.txt")]
+#[command(
+    after_help = "Example: finhook link plaid yxQbxDjnD8hr69pKbQpb --user u_42 --authorization-id-file token.txt"
+)]
 pub struct Args {
     /// The provider
     provider: String,
@@ -50,8 +52,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     }
     let desk = app.desk(vault)?;
     let settler = Settler::new(store.clone(), desk, CancellationToken::new());
-    let committed =
-        settler.commit(&Batch { links: vec![link], ..Batch::default() }).await.context("write the link")?;
+    let committed = settler.commit(&Batch { links: vec![link], ..Batch::default() }).await.context("write the link")?;
     store.close().await;
     if args.json {
         output::json_line(&serde_json::json!({

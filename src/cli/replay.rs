@@ -95,8 +95,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     }
     let post = Post::new(&args.to.clone().unwrap_or_else(|| format!("http://{}", app.settings.http.bind)))?;
     let press = Press::new(app.setup()?)?;
-    let treatment =
-        Treatment { tamper: args.tamper, stale: args.stale, user: args.user.clone().map(UserId) };
+    let treatment = Treatment { tamper: args.tamper, stale: args.stale, user: args.user.clone().map(UserId) };
 
     let copies = if args.duplicate { 2 } else { 1 };
     let total: u64 = cases.iter().map(|case| case.bodies.len() as u64).sum::<u64>() * args.repeat * copies;
@@ -141,9 +140,9 @@ type Run<'a> = (&'a Case, u64, Vec<usize>);
 fn runs<'a>(cases: &'a [Case], args: &Args) -> Box<dyn Iterator<Item = Run<'a>> + Send + 'a> {
     let repeat = args.repeat;
     if !args.shuffle {
-        return Box::new((0..repeat).flat_map(move |n| {
-            cases.iter().map(move |case| (case, n, (0..case.bodies.len()).collect()))
-        }));
+        return Box::new(
+            (0..repeat).flat_map(move |n| cases.iter().map(move |case| (case, n, (0..case.bodies.len()).collect()))),
+        );
     }
     let mut single: Vec<Run<'a>> = (0..repeat)
         .flat_map(|n| cases.iter().flat_map(move |case| (0..case.bodies.len()).map(move |at| (case, n, vec![at]))))
@@ -224,7 +223,9 @@ fn cases(args: &Args) -> anyhow::Result<Vec<Case>> {
         }
     }
     if args.user.is_some() && cases.iter().all(|case| case.provider != "plaid") {
-        return Err(BadConfiguration::usage("--user binds Plaid's webhook URL, and nothing of Plaid is replayed").into());
+        return Err(
+            BadConfiguration::usage("--user binds Plaid's webhook URL, and nothing of Plaid is replayed").into()
+        );
     }
     Ok(cases)
 }
@@ -232,7 +233,8 @@ fn cases(args: &Args) -> anyhow::Result<Vec<Case>> {
 fn progress(total: u64) -> ProgressBar {
     let target = if output::draws_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}");
-    ProgressBar::with_draw_target(Some(total), target).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    ProgressBar::with_draw_target(Some(total), target)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn pace(rate: Option<u32>) -> Option<Arc<Mutex<Interval>>> {

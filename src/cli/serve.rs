@@ -10,11 +10,9 @@ use crate::ops::{limits, telemetry};
 
 /// Arguments of `finhook serve`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Without DATABASE_URL and AMQP_URL both halves run in this process on ./finhook-data.\n\
+#[command(after_help = "Without DATABASE_URL and AMQP_URL both halves run in this process on ./finhook-data.\n\
                         At scale run as many receivers and workers as wanted on one RabbitMQ and one PostgreSQL.\n\
-                        Example: finhook serve --only receiver"
-)]
+                        Example: finhook serve --only receiver")]
 pub struct Args {
     /// Run one half only
     #[arg(long, value_name = "HALF")]

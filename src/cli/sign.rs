@@ -12,10 +12,8 @@ use crate::fixtures;
 
 /// Arguments of `finhook sign`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Plaid is signed with the development key that embedded mode makes and alone trusts.\n\
-                        Example: finhook sign unit/customer.created --curl | sh"
-)]
+#[command(after_help = "Plaid is signed with the development key that embedded mode makes and alone trusts.\n\
+                        Example: finhook sign unit/customer.created --curl | sh")]
 pub struct Args {
     /// PROVIDER/CASE, or a path to a case's folder or a body
     fixture: String,
@@ -80,7 +78,8 @@ mod tests {
     #[test]
     fn a_quoted_word_survives_the_shell() {
         let text = "it's {\"a\": \"$HOME `x` \\n\"}";
-        let out = std::process::Command::new("sh").arg("-c").arg(format!("printf %s {}", quoted(text))).output().unwrap();
+        let out =
+            std::process::Command::new("sh").arg("-c").arg(format!("printf %s {}", quoted(text))).output().unwrap();
         assert_eq!(String::from_utf8(out.stdout).unwrap(), text);
     }
 }

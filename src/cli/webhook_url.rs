@@ -8,10 +8,8 @@ use crate::domain::UserId;
 
 /// Arguments of `finhook webhook-url`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Give the URL to Plaid as the item's webhook (/link/token/create, /item/webhook/update).\n\
-                        Example: finhook webhook-url --user u_42 --base https://hooks.example.com"
-)]
+#[command(after_help = "Give the URL to Plaid as the item's webhook (/link/token/create, /item/webhook/update).\n\
+                        Example: finhook webhook-url --user u_42 --base https://hooks.example.com")]
 pub struct Args {
     /// Our id of the user
     #[arg(long, value_name = "ID")]

@@ -11,9 +11,7 @@ use bytes::Bytes;
 
 use crate::config::{ConfigError, Values};
 use crate::crypto::{OpenError, frame_of, kept};
-use crate::domain::{
-    Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, WallClock,
-};
+use crate::domain::{Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, WallClock};
 use crate::providers::{self, Reader};
 use crate::queue::Received;
 use crate::store::{Arriving, Reread, StoredEvent, Vault};

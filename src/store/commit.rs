@@ -33,7 +33,7 @@ pub async fn run(
     tables.lock_subjects(&subjects).await?;
     let mut fold = Fold::new(&subjects, tables.integrations(&subjects).await?, options.create_users);
     fold.know_users(tables.users(&named_users(batch)).await?);
-    batch.links.iter().for_each(|link| fold.link(link));
+    batch.links.iter().for_each(|link| fold.link(link, &options.vault));
     batch.events.iter().for_each(|arriving| fold.claim(&arriving.event));
 
     let (outcomes, counting) = dedup(tables, batch, &fold, now).await?;
@@ -90,9 +90,7 @@ async fn dedup<'a>(
             let Some(copy) = copies.get(&row.key) else {
                 return Err(StoreError { trouble: StoreTrouble::Conflict, what: "a stored event went away".into() });
             };
-            let event = &arriving.event;
-            let beats = (event.meaning.weight(), event.occurred_at) > (copy.state.weight(), copy.occurred_at);
-            if !beats && !arriving.force {
+            if !counts(arriving, copy) {
                 continue;
             }
             better.push(row.clone());
@@ -106,9 +104,17 @@ async fn dedup<'a>(
     Ok((outcomes, counting))
 }
 
-/// What decides between two copies in one batch.
-fn standing(arriving: &Arriving) -> (bool, u8, crate::domain::Timestamp) {
-    (arriving.force, arriving.event.meaning.weight(), arriving.event.occurred_at)
+/// Whether an arriving copy counts although one is stored: it beats that one, or it is forced and not another copy that
+/// counts less. The same copy on its way through again (known by its receipt) counts whatever it means today.
+fn counts(arriving: &Arriving, stored: &StoredCopy) -> bool {
+    let event = &arriving.event;
+    let (mine, theirs) = ((event.meaning.weight(), event.occurred_at), (stored.state.weight(), stored.occurred_at));
+    mine > theirs || (arriving.force && (mine == theirs || event.received_at == stored.received_at))
+}
+
+/// What decides between two copies in one batch. Being forced comes last: a replay does not displace a better copy.
+fn standing(arriving: &Arriving) -> (u8, crate::domain::Timestamp, bool) {
+    (arriving.event.meaning.weight(), arriving.event.occurred_at, arriving.force)
 }
 
 fn key_of(event: &Event) -> EventKey {
@@ -149,7 +155,9 @@ async fn unlinked_events(
     let stored = tables.unlinked(&fold.newly_owned(), RELINK_LIMIT).await?;
     let (mut ids, mut events) = (Vec::new(), Vec::new());
     for row in &stored {
-        if let Some(event) = reread.reread(row).filter(|event| matches!(event.meaning, Meaning::Apply(_))) {
+        // What today's code reads otherwise (another meaning, another subject) waits for the sweep, which takes it alone.
+        let event = reread.reread(row).filter(|event| subject_of(event).is_some_and(|key| fold.is_owned(&key)));
+        if let Some(event) = event {
             ids.push(row.id);
             events.push(event);
         }
@@ -179,9 +187,10 @@ async fn write(
         fold.know_users(users);
     }
     fold.resolve_owners();
-    let integrations = fold.integrations(vault);
-    tables.write_integrations(&integrations, now).await?;
-    changed.extend(integrations.iter().map(|(row, _)| ("integration", row.id)));
+    let (new, old) = fold.integrations(vault);
+    tables.insert_integrations(&new, now).await?;
+    tables.update_integrations(&old, now).await?;
+    changed.extend(new.iter().chain(&old).map(|(row, _)| ("integration", row.id)));
 
     let (wanted, whole) = fold.wanted_accounts(vault);
     let rows =

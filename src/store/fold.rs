@@ -7,14 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use super::rows::{AccountRow, IntegrationRow, SealedIds, SubjectKey, UserAddress, UserRow};
 use super::{Link, Vault};
-use crate::crypto::Place;
+use crate::crypto::{Column, Place, Sealed};
 use crate::domain::register::{Address, Closing, Owner, Status};
-use crate::domain::{AccountId, Change, Claim, Clock, Event, Meaning, Rank, StatusChange, Timestamp, UserId};
+use crate::domain::{AccountId, Change, Claim, Clock, DedupKey, Event, Meaning, Rank, StatusChange, Timestamp, UserId};
 
 /// An integration on its way through a batch.
 struct Subject {
@@ -48,7 +48,7 @@ struct Account {
 /// The rows of a batch, being merged.
 pub struct Fold {
     subjects: BTreeMap<SubjectKey, Subject>,
-    accounts: BTreeMap<(Uuid, Vec<u8>), Account>,
+    accounts: BTreeMap<Uuid, Account>,
     users: HashMap<UserId, Uuid>,
     create_users: bool,
     missing: BTreeSet<UserId>,
@@ -90,7 +90,10 @@ impl Fold {
     }
 
     /// Takes a link: a claim of the highest rank, an address, an access token. Its user is created if need be.
-    pub fn link(&mut self, link: &Link) {
+    ///
+    /// The token is a register too, so that links may come in any order. One that is equal by its index to the stored one
+    /// is not sealed again.
+    pub fn link(&mut self, link: &Link, vault: &Vault) {
         self.names_a_user(&link.user, true);
         let Some(subject) = self.subjects.get_mut(&subject_of_link(link)) else { return };
         let clock = Clock::of_link(link.at);
@@ -99,7 +102,15 @@ impl Fold {
             Address::offer(&mut subject.row.address, email, &clock);
         }
         if let Some(token) = &link.authorization_id {
-            subject.authorization_id = Some(token.clone());
+            let index = vault.index.of("authorization_id", link.provider.as_str(), token.expose_secret());
+            let clock = Clock { at: link.at, key: DedupKey::from_stored(index.to_vec()) };
+            let held = &mut subject.row.authorization;
+            if Some(&clock) > held.as_ref() {
+                if held.as_ref().map(|held| &held.key) != Some(&clock.key) {
+                    subject.authorization_id = Some(token.clone());
+                }
+                *held = Some(clock);
+            }
         }
     }
 
@@ -165,23 +176,16 @@ impl Fold {
         }
     }
 
-    /// The integrations that differ, with a newly sealed access token where there is one.
+    /// The integrations to insert and those to update, with a newly sealed access token where there is one.
+    #[allow(clippy::type_complexity, reason = "two lists of the pairs that the statements take")]
     pub fn integrations(
         &self,
         vault: &Vault,
-    ) -> Vec<(IntegrationRow, Option<crate::crypto::Sealed<crate::crypto::Column>>)> {
-        self.subjects
-            .iter()
-            .filter(|(_, s)| s.is_owned() && (s.loaded.as_ref() != Some(&s.row) || s.authorization_id.is_some()))
-            .map(|((service, external_id), subject)| {
-                let token = subject.authorization_id.as_ref().map(|token| {
-                    let key: [&[u8]; 2] = [service.as_bytes(), external_id.as_bytes()];
-                    let place = Place { table: "integration", column: "authorization_id", key: &key };
-                    vault.ring.seal_column(&place, secrecy::ExposeSecret::expose_secret(token))
-                });
-                (subject.row.clone(), token)
-            })
-            .collect()
+    ) -> (Vec<(IntegrationRow, Option<Sealed<Column>>)>, Vec<(IntegrationRow, Option<Sealed<Column>>)>) {
+        let changed = self.subjects.values().filter(|s| s.is_owned() && s.loaded.as_ref() != Some(&s.row));
+        let (new, old): (Vec<&Subject>, Vec<&Subject>) = changed.partition(|subject| subject.loaded.is_none());
+        let sealed = |subject: &&Subject| (subject.row.clone(), subject.seal(vault));
+        (new.iter().map(sealed).collect(), old.iter().map(sealed).collect())
     }
 
     /// Which accounts have to be loaded: those that events name, and all of an integration whose owner or closing changed.
@@ -205,8 +209,12 @@ impl Fold {
     /// closing and owner have the last word.
     pub fn fold_accounts(&mut self, rows: Vec<AccountRow>, vault: &Vault) {
         let by_id: HashMap<Uuid, SubjectKey> = self.subjects.iter().map(|(k, s)| (s.row.id, k.clone())).collect();
+        let mut by_index: HashMap<(Uuid, Vec<u8>), Uuid> = HashMap::new();
         for row in rows {
             if let Some(subject) = by_id.get(&row.integration_id) {
+                if let Some(index) = &row.external_id_index {
+                    by_index.insert((row.integration_id, index.clone()), row.id);
+                }
                 let account = Account {
                     loaded: Some(row.clone()),
                     row: row.clone(),
@@ -214,16 +222,17 @@ impl Fold {
                     external_id: None,
                     baas_id: None,
                 };
-                self.accounts.insert((row.integration_id, row.external_id_index), account);
+                self.accounts.insert(row.id, account);
             }
         }
         for (key, subject) in &mut self.subjects {
             for change in std::mem::take(&mut subject.accounts) {
                 let index = account_index(vault, &key.0, &change.external_id);
+                let id = *by_index.entry((subject.row.id, index.clone())).or_insert_with(Uuid::now_v7);
                 let account = self
                     .accounts
-                    .entry((subject.row.id, index.clone()))
-                    .or_insert_with(|| new_account(key, &subject.row, index, &change.external_id));
+                    .entry(id)
+                    .or_insert_with(|| new_account(id, key, &subject.row, index, &change.external_id));
                 account.take(&change, vault);
             }
         }
@@ -243,9 +252,7 @@ impl Fold {
         let changed = self.accounts.values().filter(|account| account.loaded.as_ref() != Some(&account.row));
         let (new, old): (Vec<&Account>, Vec<&Account>) = changed.partition(|account| account.loaded.is_none());
         let sealed = |account: &&Account| (account.row.clone(), account.seal(vault));
-        let mut old: Vec<_> = old.iter().map(sealed).collect();
-        old.sort_by_key(|(row, _)| row.id);
-        (new.iter().map(sealed).collect(), old)
+        (new.iter().map(sealed).collect(), old.iter().map(sealed).collect())
     }
 
     /// The users whose address may differ now: of integrations that changed owner or address, before and after.
@@ -295,25 +302,35 @@ impl Subject {
     fn is_owned(&self) -> bool {
         self.loaded.is_some() || self.row.owner.is_some()
     }
+
+    fn seal(&self, vault: &Vault) -> Option<Sealed<Column>> {
+        let key: [&[u8]; 2] = [self.row.service.as_bytes(), self.row.external_id.as_bytes()];
+        let place = Place { table: "integration", column: "authorization_id", key: &key };
+        self.authorization_id.as_ref().map(|token| vault.ring.seal_column(&place, token.expose_secret()))
+    }
 }
 
 impl Account {
     fn take(&mut self, change: &AccountChange, vault: &Vault) {
         if let Some(status) = &change.status {
-            self.row.status.offer(status, &change.clock);
+            // No account's status is final (PROVIDERS.md), and its row could not keep it.
+            self.row.status.offer(&StatusChange { is_final: false, ..status.clone() }, &change.clock);
         }
         self.row.observed_at = self.row.observed_at.max(Some(change.clock.at));
-        if self.row.baas_id_index.is_none()
-            && let Some(baas_id) = &change.baas_id
-        {
-            self.row.baas_id_index = Some(vault.index.of("baas_id", &self.subject.0, baas_id.expose()).to_vec());
-            self.baas_id = Some(baas_id.clone());
+        if let Some(baas_id) = &change.baas_id {
+            // The ledger's id has no clock. Should two events ever disagree, the larger index wins in any order.
+            let index = vault.index.of("baas_id", &self.subject.0, baas_id.expose());
+            if self.row.baas_id_index.as_deref() < Some(index.as_slice()) {
+                self.row.baas_id_index = Some(index.to_vec());
+                self.baas_id = Some(baas_id.clone());
+            }
         }
     }
 
     fn seal(&self, vault: &Vault) -> SealedIds {
         let (service, external_id) = &self.subject;
-        let key: [&[u8]; 3] = [service.as_bytes(), external_id.as_bytes(), &self.row.external_id_index];
+        let index = self.row.external_id_index.as_deref().unwrap_or_default();
+        let key: [&[u8]; 3] = [service.as_bytes(), external_id.as_bytes(), index];
         let seal = |column: &str, id: &AccountId| {
             vault.ring.seal_column(&Place { table: "account", column, key: &key }, id.expose())
         };
@@ -360,24 +377,31 @@ fn new_integration((service, external_id): &SubjectKey) -> IntegrationRow {
         status: Status::initial("active"),
         closing: None,
         address: None,
+        authorization: None,
         observed_at: None::<Timestamp>,
     }
 }
 
-fn new_account(subject: &SubjectKey, integration: &IntegrationRow, index: Vec<u8>, id: &AccountId) -> Account {
+fn new_account(
+    id: Uuid,
+    subject: &SubjectKey,
+    integration: &IntegrationRow,
+    index: Vec<u8>,
+    external_id: &AccountId,
+) -> Account {
     Account {
         loaded: None,
         row: AccountRow {
-            id: Uuid::now_v7(),
+            id,
             integration_id: integration.id,
             user_id: integration.user_id,
-            external_id_index: index,
+            external_id_index: Some(index),
             baas_id_index: None,
             status: Status::initial("open"),
             observed_at: None,
         },
         subject: subject.clone(),
-        external_id: Some(id.clone()),
+        external_id: Some(external_id.clone()),
         baas_id: None,
     }
 }

@@ -4,6 +4,8 @@
 //! of the steps) and [`fold`] (which change wins), over the few statements of [`tables`]; `postgres` and `sqlite` only
 //! speak SQL. Where next: `commit.rs`.
 
+mod aside;
+mod columns;
 pub mod commit;
 pub mod fold;
 pub mod postgres;
@@ -295,6 +297,9 @@ pub trait Store: Send + Sync {
     /// The accounts of a user, by our id of the user.
     async fn accounts(&self, user: &UserId) -> Result<Vec<AccountView>, StoreError>;
 
+    /// Whether a user is there.
+    async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError>;
+
     /// A user, soft-deleted ones too.
     async fn user(&self, user: &UserId) -> Result<Option<UserView>, StoreError>;
 
@@ -307,9 +312,9 @@ pub trait Store: Send + Sync {
     /// How many events there are by provider and state.
     async fn event_counts(&self) -> Result<Vec<EventCount>, StoreError>;
 
-    /// How many events wait for somebody (`unlinked`, `retrying`, `dead`), by provider and state; one that has none may
-    /// be left out. Cheap however many events there are.
-    async fn waiting_counts(&self) -> Result<Vec<(String, EventState, u64)>, StoreError>;
+    /// How many events are unlinked, retrying or dead, by provider and state: asked for often, and cheap however many
+    /// events are stored.
+    async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError>;
 
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
@@ -366,4 +371,40 @@ pub struct StoreOptions {
     pub vault: Arc<Vault>,
     /// For `created_at`, `updated_at`, `processed_at`.
     pub clock: crate::domain::WallClock,
+}
+
+/// How many connections one process has to PostgreSQL: one for each worker's transaction, and a few for sweeps and reads.
+const SPARE_CONNECTIONS: u32 = 4;
+
+/// Opens the database that the settings name.
+pub async fn open(
+    settings: &crate::config::StoreSettings,
+    workers: usize,
+    options: StoreOptions,
+) -> Result<Arc<dyn Store>, StoreError> {
+    use crate::config::StoreSettings;
+    Ok(match settings {
+        StoreSettings::Postgres { url } => {
+            let connections = u32::try_from(workers).unwrap_or(u32::MAX).saturating_add(SPARE_CONNECTIONS);
+            Arc::new(postgres::Postgres::open(url, connections, options)?)
+        }
+        StoreSettings::Sqlite { path } => Arc::new(sqlite::Sqlite::open(path, options).await?),
+    })
+}
+
+/// What is wrong with the migrations themselves, in our words.
+fn migration_trouble(error: &sqlx::migrate::MigrateError) -> String {
+    use sqlx::migrate::MigrateError;
+    match error {
+        MigrateError::VersionMissing(version) => {
+            format!(
+                "the database has migration {version}, which this version of finhook does not know: use a newer one"
+            )
+        }
+        MigrateError::VersionMismatch(version) => {
+            format!("migration {version} was applied with another text than this version of finhook has")
+        }
+        MigrateError::Dirty(version) => format!("migration {version} was applied in part: look at the database"),
+        _ => "the migrations cannot be read".into(),
+    }
 }

@@ -31,6 +31,9 @@ pub struct IntegrationRow {
     pub closing: Option<Closing>,
     /// The address its provider knows.
     pub address: Option<Address>,
+    /// When the stored access token was given: the link's time, then the token's blind index, so that two links of the
+    /// same instant end in the same token in any order.
+    pub authorization: Option<Clock>,
     /// The newest event time of all.
     pub observed_at: Option<Timestamp>,
 }
@@ -44,8 +47,8 @@ pub struct AccountRow {
     pub integration_id: Uuid,
     /// Its integration's user.
     pub user_id: Uuid,
-    /// Finds it.
-    pub external_id_index: Vec<u8>,
+    /// Finds it; `None` if the product made the row itself and has not indexed it.
+    pub external_id_index: Option<Vec<u8>>,
     /// Finds it by the ledger's id; `None` = not connected to one.
     pub baas_id_index: Option<Vec<u8>>,
     /// What the product reads.
@@ -99,6 +102,8 @@ pub struct StoredCopy {
     pub state: EventState,
     /// Its event time.
     pub occurred_at: Timestamp,
+    /// When its delivery was received: tells a copy that comes through again from another copy.
+    pub received_at: Timestamp,
 }
 
 /// A user's address as its row has it.

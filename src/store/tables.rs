@@ -20,7 +20,8 @@ pub trait Tables: Send {
     /// Takes the advisory lock on each subject until the transaction ends (SQLite: the transaction is the lock).
     async fn lock_subjects(&mut self, subjects: &[SubjectKey]) -> Result<(), StoreError>;
 
-    /// The integrations of these subjects that have a row.
+    /// The integrations of these subjects that have a row, the rows locked until the transaction ends: the product writes
+    /// them too, and what was loaded is written back.
     async fn integrations(&mut self, subjects: &[SubjectKey]) -> Result<Vec<IntegrationRow>, StoreError>;
 
     /// The users of these external ids that have a row, soft-deleted ones too.
@@ -38,7 +39,7 @@ pub trait Tables: Send {
     /// Overwrites stored events by key: everything but their id, and their payload where the new one is empty.
     async fn update_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<(), StoreError>;
 
-    /// Up to `limit` events in state `unlinked` of these subjects, oldest first.
+    /// Up to `limit` events in state `unlinked` of these subjects, oldest first, locked until the transaction ends.
     async fn unlinked(&mut self, subjects: &[SubjectKey], limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
 
     /// Sets events to `applied`, without reason.
@@ -47,18 +48,24 @@ pub trait Tables: Send {
     /// Removes events: held deliveries that their events replace.
     async fn delete_events(&mut self, ids: &[Uuid]) -> Result<(), StoreError>;
 
-    /// Inserts or overwrites integrations by (service, external_id), with a new sealed `authorization_id` where one is
-    /// given.
-    async fn write_integrations(
+    /// Inserts integrations. One that is there by now was made by the product, which takes no lock of ours: a conflict.
+    async fn insert_integrations(
         &mut self,
         rows: &[(IntegrationRow, Option<Sealed<Column>>)],
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// The accounts with these (integration, index) and all accounts of `whole`.
+    /// Overwrites integrations by id, with a new sealed `authorization_id` where one is given.
+    async fn update_integrations(
+        &mut self,
+        rows: &[(IntegrationRow, Option<Sealed<Column>>)],
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// The accounts with these (integration, index) and all accounts of `whole`, locked until the transaction ends.
     async fn accounts(&mut self, wanted: &[(Uuid, Vec<u8>)], whole: &[Uuid]) -> Result<Vec<AccountRow>, StoreError>;
 
-    /// Inserts accounts.
+    /// Inserts accounts. One that is there by now was made by the product: a conflict.
     async fn insert_accounts(&mut self, rows: &[(AccountRow, SealedIds)], now: Timestamp) -> Result<(), StoreError>;
 
     /// Overwrites accounts by id, sealed columns only where one is given.

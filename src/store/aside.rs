@@ -1,0 +1,52 @@
+//! The rows of events that failed on their own: which are written, and over which stored copies. Pure; both databases send
+//! the same rows with the same condition.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::Failed;
+use super::rows::{EventKey, NewEvent};
+
+/// When a failed event takes the place of a stored copy: it counts more (retrying beats recorded beats dead, then the later
+/// time), or it is that same copy on another try (known by its receipt) and has not been applied meanwhile. What was
+/// applied or recorded in between by another worker stays.
+pub const TAKES_ITS_PLACE: &str = "
+    (case excluded.state when 'retrying' then 2 else 0 end, excluded.occurred_at)
+        > (case event.state when 'dead' then 0 when 'recorded' then 1 else 2 end, event.occurred_at)
+    or (event.state in ('unlinked', 'retrying', 'dead') and event.received_at = excluded.received_at)";
+
+/// The rows to write, one per key, sorted by key.
+pub fn rows(failed: &[Failed]) -> Vec<NewEvent> {
+    let mut best: BTreeMap<EventKey, &Failed> = BTreeMap::new();
+    for failed in failed {
+        let event = &failed.arriving.event;
+        let key = (event.provider.as_str().to_owned(), event.dedup_key.clone());
+        let held = best.entry(key).or_insert(failed);
+        if standing(failed) > standing(held) {
+            *held = failed;
+        }
+    }
+    best.into_iter().map(|(key, failed)| row_of(key, failed)).collect()
+}
+
+fn standing(failed: &Failed) -> (u8, crate::domain::Timestamp, u32) {
+    (failed.state.weight(), failed.arriving.event.occurred_at, failed.attempts)
+}
+
+fn row_of(key: EventKey, failed: &Failed) -> NewEvent {
+    let event = &failed.arriving.event;
+    NewEvent {
+        id: Uuid::now_v7(),
+        key,
+        kind: event.kind.clone(),
+        subject: event.subject.clone(),
+        occurred_at: event.occurred_at,
+        received_at: event.received_at,
+        state: failed.state,
+        reason: Some(failed.reason.clone()),
+        attempts: failed.attempts,
+        next_attempt_at: failed.next_attempt_at,
+        payload: failed.arriving.payload.bytes(),
+    }
+}

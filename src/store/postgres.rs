@@ -1,1 +1,0 @@
-//! postgres: the statements of `tables` in its SQL.

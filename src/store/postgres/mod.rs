@@ -1,0 +1,187 @@
+//! The tables in PostgreSQL: the pool, and the one transaction of a commit. Statements: `tables.rs` (of a commit),
+//! `queries.rs` (all others).
+
+pub mod errors;
+mod migrations;
+mod queries;
+mod tables;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+use uuid::Uuid;
+
+use super::columns::StoredColumns;
+use super::{
+    AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
+    RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside, commit,
+};
+use crate::domain::{Timestamp, UserId};
+
+/// How long to wait for a free connection. A worker that gets none has its batch held and tries again.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a commit may take in all. Longer than any lock or statement is waited for, so that the database's own answer
+/// comes first; this is for a link that went silent.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A pool of connections to one database.
+pub struct Postgres {
+    pool: PgPool,
+    /// For migrations, which need a connection without the pool's time limits.
+    connect: PgConnectOptions,
+    options: StoreOptions,
+    commit_timeout: Duration,
+}
+
+impl Postgres {
+    /// Reads the address and prepares a pool of at most `connections`. Connects lazily: a database that is away at start is
+    /// the same trouble as one that goes away later.
+    ///
+    /// # Errors
+    /// `Failed` if the address cannot be read; it is never quoted, because it can hold a password.
+    pub fn open(url: &SecretString, connections: u32, options: StoreOptions) -> Result<Self, StoreError> {
+        let connect = PgConnectOptions::from_str(url.expose_secret())
+            .map_err(|_| StoreError {
+                trouble: StoreTrouble::Failed,
+                what: "the database's address cannot be read: it has to look like postgres://user@host/database".into(),
+            })?
+            .application_name("finhook")
+            // At level debug sqlx would log every statement; slow ones are the database's own log's matter.
+            .disable_statement_logging();
+        let limited = connect.clone().options([
+            // The order of a commit's steps relies on each statement seeing what others committed before it.
+            ("default_transaction_isolation", r"read\ committed"),
+            // Under the commit's own timeout, so that the server frees its locks before we give up on it.
+            ("statement_timeout", "20s"),
+            // Longer than a batch ever holds a lock; then another transaction is stuck, and the batch is tried again.
+            ("lock_timeout", "10s"),
+            // A worker that hangs between two statements must not hold its subjects for ever.
+            ("idle_in_transaction_session_timeout", "30s"),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections.max(1))
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(limited);
+        Ok(Self { pool, connect, options, commit_timeout: COMMIT_TIMEOUT })
+    }
+
+    /// One transaction from begin to commit. Dropped on the way, it is rolled back.
+    async fn transact(
+        &self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+        reread: &dyn Reread,
+    ) -> Result<Committed, StoreError> {
+        let mut transaction = connection.begin().await.map_err(errors::of("begin"))?;
+        let mut tables = tables::PgTables { connection: &mut transaction };
+        let committed = commit::run(&mut tables, batch, &self.options, reread).await?;
+        transaction.commit().await.map_err(errors::of("commit"))?;
+        Ok(committed)
+    }
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn commit(&self, batch: &Batch, reread: &dyn Reread) -> Result<Committed, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(errors::of("connect"))?;
+        match tokio::time::timeout(self.commit_timeout, self.transact(&mut connection, batch, reread)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                // Closed, not given back: the pool would wait for this silent link before it opens another one.
+                drop(connection.detach());
+                Err(StoreError { trouble: StoreTrouble::Unavailable, what: "commit: no answer in time".into() })
+            }
+        }
+    }
+
+    async fn set_aside(&self, failed: &[Failed]) -> Result<(), StoreError> {
+        queries::set_aside(&self.pool, &aside::rows(failed), self.options.clock.now()).await
+    }
+
+    async fn take_due(
+        &self,
+        now: Timestamp,
+        lease_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::take_due(&self.pool, now, lease_until, limit).await
+    }
+
+    async fn linkable(&self, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::linkable(&self.pool, limit).await
+    }
+
+    async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        queries::expire_unlinked(&self.pool, before, limit, self.options.clock.now()).await
+    }
+
+    async fn held(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::held(&self.pool, after, limit).await
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+        queries::events(&self.pool, filter).await
+    }
+
+    async fn event(&self, id: Uuid) -> Result<Option<(EventRow, Vec<u8>)>, StoreError> {
+        queries::event(&self.pool, id).await
+    }
+
+    async fn accounts(&self, user: &UserId) -> Result<Vec<AccountView>, StoreError> {
+        queries::accounts(&self.pool, user).await
+    }
+
+    async fn user(&self, user: &UserId) -> Result<Option<UserView>, StoreError> {
+        queries::user(&self.pool, user).await
+    }
+
+    async fn integration(&self, service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError> {
+        queries::integration(&self.pool, service, external_id).await
+    }
+
+    async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError> {
+        queries::user_exists(&self.pool, user).await
+    }
+
+    async fn row_counts(&self) -> Result<RowCounts, StoreError> {
+        queries::row_counts(&self.pool).await
+    }
+
+    async fn event_counts(&self) -> Result<Vec<EventCount>, StoreError> {
+        queries::event_counts(&self.pool).await
+    }
+
+    async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError> {
+        queries::pending_counts(&self.pool).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.pool).await.map(drop).map_err(errors::of("ping"))
+    }
+
+    async fn migrations(&self) -> Result<Vec<MigrationStatus>, StoreError> {
+        migrations::status(&self.pool).await
+    }
+
+    async fn migrate_up(&self) -> Result<usize, StoreError> {
+        migrations::up(&self.connect).await
+    }
+
+    async fn migrate_down(&self, target: i64) -> Result<usize, StoreError> {
+        migrations::down(&self.connect, target).await
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// Rows with a payload, as the queries and the sweeps give them back.
+fn stored(rows: Vec<StoredColumns>) -> Result<Vec<StoredEvent>, StoreError> {
+    rows.into_iter().map(StoredColumns::read).collect()
+}

@@ -1,0 +1,272 @@
+//! The statements outside a commit on PostgreSQL: what fails alone, what is due, what waits, and what people look at.
+
+use sqlx::postgres::PgPool;
+use sqlx::{Postgres, QueryBuilder, query, query_as, query_scalar};
+use uuid::Uuid;
+
+use super::tables::{bind_events, zoned};
+use super::{errors, stored};
+use crate::domain::{Timestamp, UserId};
+use crate::store::aside::TAKES_ITS_PLACE;
+use crate::store::columns::{
+    AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, UserViewColumns,
+};
+use crate::store::rows::NewEvent;
+use crate::store::{
+    AccountView, EventCount, EventFilter, EventRow, IntegrationView, RowCounts, StoreError, StoredEvent, UserView,
+};
+
+/// Upserts the rows of failed events, over stored copies only as [`TAKES_ITS_PLACE`] says.
+pub async fn set_aside(pool: &PgPool, rows: &[NewEvent], now: Timestamp) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let statement = format!(
+        "insert into event (id, occurred_at, received_at, processed_at, next_attempt_at, attempts, provider, state,
+            dedup_key, kind, subject, reason, payload)
+         select new.id, new.occurred_at, new.received_at, $13, new.next_attempt_at, new.attempts, new.provider, new.state,
+            new.dedup_key, new.kind, new.subject, new.reason, new.payload
+         from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::int[], $6::text[],
+            $7::text[], $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bytea[])
+            as new (id, occurred_at, received_at, next_attempt_at, attempts, provider, state, dedup_key, kind, subject,
+                reason, payload)
+         on conflict (provider, dedup_key) do update
+         set occurred_at = excluded.occurred_at, received_at = excluded.received_at,
+            processed_at = excluded.processed_at, next_attempt_at = excluded.next_attempt_at,
+            attempts = excluded.attempts, state = excluded.state, kind = excluded.kind, subject = excluded.subject,
+            reason = excluded.reason,
+            payload = case when length(excluded.payload) > 0 then excluded.payload else event.payload end
+         where {TAKES_ITS_PLACE}"
+    );
+    // Safe: put together from constants of this crate only.
+    let statement = query(sqlx::AssertSqlSafe(statement));
+    bind_events(statement, rows, now).execute(pool).await.map(drop).map_err(errors::of("set events aside"))
+}
+
+/// Leases what is due. `skip locked`: workers that poll at once share the work instead of waiting for each other.
+pub async fn take_due(
+    pool: &PgPool,
+    now: Timestamp,
+    lease_until: Timestamp,
+    limit: u32,
+) -> Result<Vec<StoredEvent>, StoreError> {
+    let rows = query_as(
+        "update event set next_attempt_at = $2
+         where id in (
+             select id from event
+             where state = 'retrying' and next_attempt_at <= $1
+             order by next_attempt_at
+             limit $3
+             for no key update skip locked
+         )
+         returning id, provider, dedup_key, attempts, payload",
+    )
+    .bind(zoned(now))
+    .bind(zoned(lease_until))
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await
+    .map_err(errors::of("take due events"))?;
+    stored(rows)
+}
+
+/// Unlinked events whose subject has a row by now.
+pub async fn linkable(pool: &PgPool, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+    let rows = query_as(
+        "select e.id, e.provider, e.dedup_key, e.attempts, e.payload
+         from event e
+         join integration i on i.service = e.provider and i.external_id = e.subject
+         where e.state = 'unlinked'
+         limit $1",
+    )
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await
+    .map_err(errors::of("load linkable events"))?;
+    stored(rows)
+}
+
+/// Makes unlinked events dead that waited too long. One that a commit is linking right now is skipped.
+pub async fn expire_unlinked(pool: &PgPool, before: Timestamp, limit: u32, now: Timestamp) -> Result<u64, StoreError> {
+    let done = query(
+        "update event set state = 'dead', reason = $3, processed_at = $4
+         where id in (
+             select id from event
+             where state = 'unlinked' and received_at < $1
+             order by received_at
+             limit $2
+             for no key update skip locked
+         )",
+    )
+    .bind(zoned(before))
+    .bind(i64::from(limit))
+    .bind(crate::domain::Cause::UnlinkedExpired.as_str())
+    .bind(zoned(now))
+    .execute(pool)
+    .await
+    .map_err(errors::of("expire unlinked events"))?;
+    Ok(done.rows_affected())
+}
+
+/// Deliveries that wait for their key.
+pub async fn held(pool: &PgPool, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+    let rows = query_as(
+        "select id, provider, dedup_key, attempts, payload
+         from event
+         where state = 'dead' and starts_with(reason, $1) and id > $2
+         order by id
+         limit $3",
+    )
+    .bind(crate::domain::Cause::UnknownKey.as_str())
+    .bind(after.unwrap_or(Uuid::nil()))
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await
+    .map_err(errors::of("load held deliveries"))?;
+    stored(rows)
+}
+
+const EVENT_COLUMNS: &str =
+    "id, provider, dedup_key, kind, subject, occurred_at, received_at, processed_at, state, reason,
+    attempts, next_attempt_at";
+
+/// Events, newest first. The text is built per filter, because a partial index is only found by a literal state.
+pub async fn events(pool: &PgPool, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+    let mut sql = QueryBuilder::<Postgres>::new(format!("select {EVENT_COLUMNS} from event where true"));
+    if let Some(state) = filter.state {
+        sql.push(format!(" and state = '{}'", state.as_str()));
+    }
+    if let Some(provider) = &filter.provider {
+        sql.push(" and provider = ").push_bind(provider);
+    }
+    if let Some(kind) = &filter.kind {
+        sql.push(" and kind = ").push_bind(kind);
+    }
+    if let Some(subject) = &filter.subject {
+        sql.push(" and subject = ").push_bind(subject);
+    }
+    if let Some(since) = filter.since {
+        sql.push(" and received_at >= ").push_bind(zoned(since));
+    }
+    if let Some(until) = filter.until {
+        sql.push(" and received_at < ").push_bind(zoned(until));
+    }
+    if let Some(before) = filter.before {
+        sql.push(" and id < ").push_bind(before);
+    }
+    sql.push(" order by id desc limit ").push_bind(i64::from(filter.limit));
+    let rows: Vec<EventColumns> = sql.build_query_as().fetch_all(pool).await.map_err(errors::of("list events"))?;
+    rows.into_iter().map(EventColumns::read).collect()
+}
+
+/// One event with its payload.
+pub async fn event(pool: &PgPool, id: Uuid) -> Result<Option<(EventRow, Vec<u8>)>, StoreError> {
+    let doing = "load an event";
+    let mut sql = QueryBuilder::<Postgres>::new(format!("select {EVENT_COLUMNS}, payload from event where id = "));
+    let row = sql.push_bind(id).build().fetch_optional(pool).await.map_err(errors::of(doing))?;
+    let Some(row) = row else { return Ok(None) };
+    let columns: EventColumns = sqlx::FromRow::from_row(&row).map_err(errors::of(doing))?;
+    let payload = sqlx::Row::try_get(&row, "payload").map_err(errors::of(doing))?;
+    Ok(Some((columns.read()?, payload)))
+}
+
+/// The accounts of a user, closed ones too.
+pub async fn accounts(pool: &PgPool, user: &UserId) -> Result<Vec<AccountView>, StoreError> {
+    let rows: Vec<AccountViewColumns> = query_as(
+        r#"select a.id, i.service, i.external_id as integration_external_id, a.external_id, a.external_id_index, a.baas_id,
+             a.status, a.status_reason, a.deleted_at
+         from "user" u
+         join account a on a.user_id = u.id
+         join integration i on i.id = a.integration_id
+         where u.external_id = $1
+         order by i.service, i.external_id, a.id"#,
+    )
+    .bind(user.as_str())
+    .fetch_all(pool)
+    .await
+    .map_err(errors::of("list accounts"))?;
+    rows.into_iter().map(AccountViewColumns::read).collect()
+}
+
+/// A user, soft-deleted ones too.
+pub async fn user(pool: &PgPool, user: &UserId) -> Result<Option<UserView>, StoreError> {
+    let row: Option<UserViewColumns> =
+        query_as(r#"select id, external_id, email, email_verified, deleted_at from "user" where external_id = $1"#)
+            .bind(user.as_str())
+            .fetch_optional(pool)
+            .await
+            .map_err(errors::of("read a user"))?;
+    Ok(row.map(UserViewColumns::read))
+}
+
+/// An integration, by its natural key.
+pub async fn integration(
+    pool: &PgPool,
+    service: &str,
+    external_id: &str,
+) -> Result<Option<IntegrationView>, StoreError> {
+    let row: Option<IntegrationViewColumns> = query_as(
+        r#"select i.id, u.external_id as "user", i.authorization_id, i.status, i.status_reason, i.deleted_at
+         from integration i
+         join "user" u on u.id = i.user_id
+         where i.service = $1 and i.external_id = $2"#,
+    )
+    .bind(service)
+    .bind(external_id)
+    .fetch_optional(pool)
+    .await
+    .map_err(errors::of("read an integration"))?;
+    Ok(row.map(IntegrationViewColumns::read))
+}
+
+/// Whether a user has a row.
+pub async fn user_exists(pool: &PgPool, user: &UserId) -> Result<bool, StoreError> {
+    query_scalar(r#"select exists (select 1 from "user" where external_id = $1)"#)
+        .bind(user.as_str())
+        .fetch_one(pool)
+        .await
+        .map_err(errors::of("look for a user"))
+}
+
+/// How many rows there are.
+pub async fn row_counts(pool: &PgPool) -> Result<RowCounts, StoreError> {
+    let (user, integration, account): (i64, i64, i64) = query_as(
+        r#"select (select count(*) from "user"), (select count(*) from integration), (select count(*) from account)"#,
+    )
+    .fetch_one(pool)
+    .await
+    .map_err(errors::of("count rows"))?;
+    Ok(RowCounts {
+        user: user.unsigned_abs(),
+        integration: integration.unsigned_abs(),
+        account: account.unsigned_abs(),
+    })
+}
+
+/// How many events there are, of every state.
+pub async fn event_counts(pool: &PgPool) -> Result<Vec<EventCount>, StoreError> {
+    counts(
+        pool,
+        "select provider, state, count(*) as count from event group by provider, state order by provider, state",
+    )
+    .await
+}
+
+/// How many events wait or are dead: by the partial indexes alone, one branch for each.
+pub async fn pending_counts(pool: &PgPool) -> Result<Vec<EventCount>, StoreError> {
+    counts(
+        pool,
+        "select provider, state, count(*) as count from event where state = 'unlinked' group by provider, state
+         union all
+         select provider, state, count(*) as count from event where state = 'retrying' group by provider, state
+         union all
+         select provider, state, count(*) as count from event where state = 'dead' group by provider, state
+         order by provider, state",
+    )
+    .await
+}
+
+async fn counts(pool: &PgPool, statement: &'static str) -> Result<Vec<EventCount>, StoreError> {
+    let rows: Vec<EventCountColumns> = query_as(statement).fetch_all(pool).await.map_err(errors::of("count events"))?;
+    rows.into_iter().map(EventCountColumns::read).collect()
+}

@@ -1,1 +1,0 @@
-//! sqlite: the statements of `tables` in its SQL.

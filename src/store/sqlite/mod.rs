@@ -1,0 +1,199 @@
+//! The tables in SQLite: the embedded default, for laptops, demos, tests and small installs.
+//!
+//! One connection writes, in `begin immediate` transactions; a pool of read-only ones serves everything that only looks.
+//! Other processes (a command beside `serve`) wait for each other by `busy_timeout`.
+
+pub mod errors;
+mod migrations;
+mod pieces;
+mod queries;
+mod tables;
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection};
+use uuid::Uuid;
+
+use super::columns::StoredColumns;
+use super::{
+    AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
+    RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside, commit,
+};
+use crate::domain::{Timestamp, UserId};
+
+/// How long to wait for another process that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a commit waits for the one that is before it.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Read-only connections: SQLite readers never wait for the writer in WAL, and few of them look at once.
+const READERS: u32 = 4;
+
+/// One database file.
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    options: StoreOptions,
+}
+
+impl Sqlite {
+    /// Opens the file, and makes it (mode 0600) and its folder (mode 0700) if they are not there.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be made or opened.
+    pub async fn open(path: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        create(path).map_err(|error| StoreError {
+            trouble: StoreTrouble::Unavailable,
+            what: format!("make the database's file: {:?}", error.kind()),
+        })?;
+        let connect = SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(BUSY_TIMEOUT)
+            .foreign_keys(true)
+            // Each statement comes in five sizes (pieces.rs); all of them stay prepared.
+            .statement_cache_capacity(256)
+            .disable_statement_logging();
+        let write = connect
+            .clone()
+            .journal_mode(SqliteJournalMode::Wal)
+            // A commit is what a delivery is acknowledged for: it has to outlive a power cut, which NORMAL does not
+            // promise in WAL.
+            .synchronous(SqliteSynchronous::Full)
+            // After a burst the log is cut back to this instead of keeping the space.
+            .pragma("journal_size_limit", "67108864");
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(WRITER_TIMEOUT)
+            .connect_with(write)
+            .await
+            .map_err(errors::of("open the database"))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_lazy_with(connect.read_only(true));
+        Ok(Self { writer, readers, options })
+    }
+}
+
+/// SQLite gives the log files beside the database the database's own mode.
+fn create(path: &Path) -> io::Result<()> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn commit(&self, batch: &Batch, reread: &dyn Reread) -> Result<Committed, StoreError> {
+        let mut connection = self.writer.acquire().await.map_err(errors::of("connect"))?;
+        // Immediate: a transaction that starts by reading could not become a writer once another process has written.
+        let mut transaction = connection.begin_with("begin immediate").await.map_err(errors::of("begin"))?;
+        let mut tables = tables::SqliteTables { connection: &mut transaction };
+        let committed = commit::run(&mut tables, batch, &self.options, reread).await?;
+        transaction.commit().await.map_err(errors::of("commit"))?;
+        Ok(committed)
+    }
+
+    async fn set_aside(&self, failed: &[Failed]) -> Result<(), StoreError> {
+        queries::set_aside(&self.writer, &aside::rows(failed), self.options.clock.now()).await
+    }
+
+    async fn take_due(
+        &self,
+        now: Timestamp,
+        lease_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::take_due(&self.writer, now, lease_until, limit).await
+    }
+
+    async fn linkable(&self, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::linkable(&self.readers, limit).await
+    }
+
+    async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        queries::expire_unlinked(&self.writer, before, limit, self.options.clock.now()).await
+    }
+
+    async fn held(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::held(&self.readers, after, limit).await
+    }
+
+    async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
+        queries::events(&self.readers, filter).await
+    }
+
+    async fn event(&self, id: Uuid) -> Result<Option<(EventRow, Vec<u8>)>, StoreError> {
+        queries::event(&self.readers, id).await
+    }
+
+    async fn accounts(&self, user: &UserId) -> Result<Vec<AccountView>, StoreError> {
+        queries::accounts(&self.readers, user).await
+    }
+
+    async fn user(&self, user: &UserId) -> Result<Option<UserView>, StoreError> {
+        queries::user(&self.readers, user).await
+    }
+
+    async fn integration(&self, service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError> {
+        queries::integration(&self.readers, service, external_id).await
+    }
+
+    async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError> {
+        queries::user_exists(&self.readers, user).await
+    }
+
+    async fn row_counts(&self) -> Result<RowCounts, StoreError> {
+        queries::row_counts(&self.readers).await
+    }
+
+    async fn event_counts(&self) -> Result<Vec<EventCount>, StoreError> {
+        queries::event_counts(&self.readers).await
+    }
+
+    async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError> {
+        queries::pending_counts(&self.readers).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select count(*) from sqlite_schema")
+            .execute(&self.readers)
+            .await
+            .map(drop)
+            .map_err(errors::of("ping"))
+    }
+
+    async fn migrations(&self) -> Result<Vec<MigrationStatus>, StoreError> {
+        migrations::status(&self.readers).await
+    }
+
+    async fn migrate_up(&self) -> Result<usize, StoreError> {
+        migrations::up(&self.writer).await
+    }
+
+    async fn migrate_down(&self, target: i64) -> Result<usize, StoreError> {
+        migrations::down(&self.writer, target).await
+    }
+
+    async fn close(&self) {
+        // The writer last: whoever closes last folds the log into the file, which a read-only connection cannot.
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Rows with a payload, as the queries and the sweeps give them back.
+fn stored(rows: Vec<StoredColumns>) -> Result<Vec<StoredEvent>, StoreError> {
+    rows.into_iter().map(StoredColumns::read).collect()
+}
