@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use secrecy::SecretString;
 
+use super::super::plaid_jws::parse_jwks;
 use super::super::plaid_jws::tests::{PLAID_KEY, header_of, jwk, own_key, signed};
 use super::super::signature::{sha256, to_hex};
 use super::super::testing::{headers, received_at, setup, values, verify};
