@@ -124,12 +124,17 @@ impl Reader for Auth0Reader {
 
 /// A body: a JSON array, `{"logs":[…]}`, a single object, or one object per line.
 fn body(delivery: &Delivery, bytes: &Bytes) -> Vec<Event> {
-    let whole = Json::parse(bytes);
     if let Some(open) = array(bytes) {
         let batch = elements::batch(bytes, open);
         let events = batch.elements.iter().map(|bytes| element(delivery, bytes));
-        return events.chain(batch.remainder.iter().flat_map(|rest| body(delivery, rest))).collect();
+        let rest = batch.remainder.iter().flat_map(|rest| match array(rest) {
+            // A lone opening bracket leaves itself.
+            Some(_) => vec![Draft::body(rest.clone()).dead(delivery, Cause::NotJson.into())],
+            None => body(delivery, rest),
+        });
+        return events.chain(rest).collect();
     }
+    let whole = Json::parse(bytes);
     let reason = match whole {
         Ok(json) if json.is_object() => return vec![element(delivery, bytes)],
         Ok(_) => Cause::WrongShape.into(),

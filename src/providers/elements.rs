@@ -241,6 +241,7 @@ impl Iterator for Pieces<'_> {
 fn piece_end(bytes: &[u8], mut at: usize, closer: u8) -> usize {
     let mut open: Vec<u8> = Vec::new();
     let mut waiting = [0_usize; 2];
+    // 0 or 1: the two counts are always there.
     let slot = |bracket: u8| usize::from(bracket == b'}');
     while let Some(&byte) = bytes.get(at) {
         match byte {

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use http::{HeaderName, HeaderValue};
 
 use super::plaid_events;
-use super::plaid_jws::{DevelopmentKey, Key, Token, parse_jwks};
-use super::plaid_keys::{Credential, PlaidKeys, base_url};
+use super::plaid_jws::{DevelopmentKey, Key, Token};
+use super::plaid_keys::{Credential, PlaidKeys, base_url, read_file};
 use super::signature::{header, value};
 use super::{Provider, Refusal, Request, Setup, Signer, Verified, Verifier};
 use crate::config::{ConfigError, Variable};
@@ -99,10 +99,7 @@ fn verifier(setup: &Setup<'_>) -> Result<Option<Plaid>, ConfigError> {
     let values = setup.values;
     let mut fixed: Vec<Key> = Vec::new();
     if let Some(path) = values.text(JWKS_FILE) {
-        let file = std::fs::read(&path).map_err(|error| {
-            values.error(JWKS_FILE, format!("cannot be read ({}): name a readable file", error.kind()))
-        })?;
-        fixed.extend(parse_jwks(&file).map_err(|error| values.error(JWKS_FILE, format!("the file {error}")))?);
+        fixed.extend(read_file(&path).map_err(|problem| values.error(JWKS_FILE, problem))?);
     }
     if let Some(key) = development_key(setup)? {
         let public = key.public().map_err(|error| values.error(DEVELOPMENT_KEY, error.to_string()))?;

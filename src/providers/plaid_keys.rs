@@ -72,6 +72,13 @@ pub fn base_url(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
+/// Reads a file of keys, in any form that [`parse_jwks`] takes.
+pub fn read_file(path: &str) -> Result<Vec<Key>, String> {
+    let file =
+        std::fs::read(path).map_err(|error| format!("cannot be read ({}): name a readable file", error.kind()))?;
+    parse_jwks(&file).map_err(|error| format!("the file {error}"))
+}
+
 /// Where verification keys come from: given ones, fetched ones, or both.
 pub struct PlaidKeys {
     fixed: HashMap<String, Key>,

@@ -333,7 +333,7 @@ fn included_is_in_no_event_whatever_the_body_looks_like() {
         format!(r#"{{"data":[{good},{included}"#),
         format!(r#"{{"data":[{good},{{"id":"8",{included}}}"#),
         format!(r#"{{{included}"#),
-        format!(r#"{included}"#),
+        included.to_owned(),
     ];
     for body in bodies {
         let events = read(body.clone());
