@@ -65,9 +65,10 @@ on_both! {
         db.take([event("e1", 1).claiming("other", Rank::BoundUrl).email("new@example.com").account("a1", None)]).await;
         let accounts = db.store.accounts(&UserId("p1".into())).await.unwrap();
         assert_eq!(accounts.len(), 2, "theirs and ours, of the user whom the product linked");
-        assert_eq!(db.user("p1").await.email.as_deref(), Some("p1@example.com"));
-        let theirs: Vec<(String,)> = db.fetch("select authorization_id from integration").await;
-        assert_eq!(theirs[0].0, "theirs");
+        let theirs: Vec<(String, String)> = db
+            .fetch(r#"select u.email, i.authorization_id from integration i join "user" u on u.id = i.user_id"#)
+            .await;
+        assert_eq!(theirs, [("p1@example.com".into(), "theirs".into())]);
         db.store.migrate_down(0).await.unwrap();
         assert_eq!(tables(&db).await, ["account", "finhook_migration", "integration", "user"]);
         let left: Vec<(i64,)> = db.fetch("select count(*) from account").await;
