@@ -1,2 +1,9 @@
 //! Parse, run, exit code. Nothing else.
-fn main() {}
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    finhook::cli::main()
+}

@@ -61,6 +61,16 @@ impl Values {
         Ok(())
     }
 
+    /// Leaves settings out that only `secrets.toml` gives; what any other source gives stays.
+    pub fn leave_out_generated(&mut self, folder: &Path, names: &[&'static str]) {
+        let origin = folder.join(FILE).display().to_string();
+        for name in names {
+            if self.given.get(name).is_some_and(|given| given.origin.starts_with(&origin)) {
+                self.given.remove(name);
+            }
+        }
+    }
+
     fn entries_of(
         &self,
         path: &Path,

@@ -52,6 +52,12 @@ pub fn frame_of(message: &[u8]) -> Option<(String, Uuid)> {
     Frame::split(message).map(|(frame, _)| (frame.provider.to_owned(), frame.id))
 }
 
+/// A message that cannot be opened, as a delivery of its own: to be sealed again and kept until it can.
+pub fn kept(provider: ProviderName, received_at: Timestamp, message: Bytes) -> Delivery {
+    let id = frame_of(&message).map_or(Uuid::nil(), |(_, id)| id);
+    Delivery::assemble(id, provider, received_at, Proof::default(), Scope::Message, false, message)
+}
+
 /// The head as it is written.
 #[derive(Serialize)]
 struct HeadOut<'a> {
@@ -100,6 +106,7 @@ enum ScopeName {
     #[default]
     Body,
     Element,
+    Message,
 }
 
 /// Room for a whole message, so that it is written, sealed and sent in one buffer. JSON makes at most six bytes of one.
@@ -124,6 +131,7 @@ pub(super) fn write_plaintext(delivery: &Delivery, buffer: &mut Vec<u8>) {
         scope: match delivery.scope {
             Scope::Body => ScopeName::Body,
             Scope::Element => ScopeName::Element,
+            Scope::Message => ScopeName::Message,
         },
         force: delivery.force,
     };
@@ -156,6 +164,7 @@ pub(super) fn read_plaintext(
     let scope = match head.scope {
         ScopeName::Body => Scope::Body,
         ScopeName::Element => Scope::Element,
+        ScopeName::Message => Scope::Message,
     };
     let body = Bytes::from(std::mem::take(&mut *plaintext)).slice(body_at..);
     Ok(Delivery::assemble(head.id, provider, received_at, proof, scope, head.force, body))

@@ -49,7 +49,7 @@ mod tests;
 mod vectors;
 
 pub use cipher::fresh_key;
-pub use envelope::frame_of;
+pub use envelope::{frame_of, kept};
 pub use index::BlindIndex;
 pub use keyring::{KeyError, KeyRing};
 pub use sealed::{Column, Message, OpenError, Payload, Place, Sealed, SealedDelivery};

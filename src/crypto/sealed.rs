@@ -43,6 +43,14 @@ impl<T> Sealed<T> {
     }
 }
 
+#[cfg(test)]
+impl Sealed<Message> {
+    /// A message of any bytes, for tests of what carries messages and never opens them.
+    pub(crate) fn for_test(bytes: Bytes) -> Self {
+        Self::mint(bytes)
+    }
+}
+
 impl Sealed<Column> {
     /// The text as the column holds it (ASCII by construction).
     pub fn as_str(&self) -> &str {

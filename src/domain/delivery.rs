@@ -25,6 +25,8 @@ pub enum Scope {
     Body,
     /// One event's own bytes, as stored with its row.
     Element,
+    /// A queue message that could not be opened, as it came: kept until its key is back.
+    Message,
 }
 
 /// A verified delivery in the clear. It exists in this process only: everything that leaves is sealed.

@@ -17,6 +17,9 @@ impl ProviderName {
         Self(name)
     }
 
+    /// Stands for the provider of a message that names none we know.
+    pub const UNKNOWN: ProviderName = ProviderName("unknown");
+
     /// The name in lower case.
     pub fn as_str(self) -> &'static str {
         self.0

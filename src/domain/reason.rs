@@ -64,6 +64,8 @@ causes! {
     UnknownProvider = "unknown_provider",
     /// The database refused this event's rows for what they contain.
     StoreRefused = "store_refused",
+    /// The database failed for this event alone; it is due again.
+    StoreFailed = "store_failed",
     /// The database kept failing for this event alone until the attempts ran out.
     AttemptsExhausted = "attempts_exhausted",
     /// Reading the event panicked: a defect of ours.

@@ -5,10 +5,16 @@
 //! its entry in [`PROVIDERS`] and a folder in `fixtures/`.
 
 pub mod auth0;
+mod draft;
+pub mod elements;
 pub mod plaid;
+mod plaid_events;
+pub mod plaid_jws;
 pub mod plaid_keys;
 pub mod signature;
 pub mod synapse;
+#[cfg(test)]
+mod testing;
 pub mod unit;
 
 use std::sync::Arc;
@@ -42,14 +48,17 @@ pub struct Provider {
     /// Whether its webhook URL can be bound to a user.
     pub binds_urls: bool,
     /// Makes what proves deliveries; `Ok(None)` if its secrets are not configured (503).
-    pub verifier: fn(&Setup<'_>) -> Result<Option<Box<dyn Verifier>>, ConfigError>,
+    pub verifier: fn(&Setup<'_>) -> Made<dyn Verifier>,
     /// Makes what reads them; needs no secret.
     pub reader: fn(&Values) -> Result<Box<dyn Reader>, ConfigError>,
     /// Makes what signs fixtures as the provider would; `Ok(None)` if there is nothing to sign with.
-    pub signer: fn(&Setup<'_>) -> Result<Option<Box<dyn Signer>>, ConfigError>,
+    pub signer: fn(&Setup<'_>) -> Made<dyn Signer>,
     /// Settings for development: what embedded mode generates when it is not given. `(variable, fresh secret)`.
     pub development: fn() -> Vec<(&'static str, SecretString)>,
 }
+
+/// A part of a provider; `None` where the settings that it needs are not given.
+pub type Made<T> = Result<Option<Box<T>>, ConfigError>;
 
 /// What a provider's parts are made from.
 pub struct Setup<'a> {
@@ -150,5 +159,13 @@ impl Refusal {
     /// Whether the sender should try again (503) or not (401).
     pub fn is_transient(self) -> bool {
         matches!(self, Refusal::KeysUnavailable)
+    }
+}
+
+#[cfg(test)]
+impl Verified {
+    /// A proof that nobody checked, for tests of what comes after verification.
+    pub(crate) fn pretended(provider: ProviderName) -> Self {
+        Self { provider, proof: Proof { scheme: "pretended".to_owned(), ..Proof::default() } }
     }
 }

@@ -1,16 +1,275 @@
-//! Unit: how it signs, and what its events mean.
+//! Unit: an HMAC-SHA1 over the raw body, and batches of up to 64 events about customers and their accounts.
+//!
+//! There is no timestamp in the proof, so the event id is the only defence against replays. `included` can carry social
+//! security numbers: it is never part of an element, and where a body cannot be split it is taken out before anything
+//! is handed on to be stored.
 
-use super::Provider;
-use crate::domain::ProviderName;
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use secrecy::SecretString;
+
+use super::draft::{Draft, Effect};
+use super::elements::{self, Json, id, informative_id, required_id, user_id};
+use super::signature::{base64, fresh_secret, header, hmac_sha1, holds, value};
+use super::{Provider, Reader, Refusal, Request, Signer, Verified, Verifier};
+use crate::config::Variable;
+use crate::domain::{
+    Cause, Claim, DedupKey, Delivery, Event, Meaning, Proof, ProviderName, Rank, Reason, Scope, StatusChange,
+    Timestamp, UserId,
+};
+
+const NAME: ProviderName = ProviderName::new("unit");
+const HEADER: &str = "x-unit-signature";
+const TOKENS: &str = "FINHOOK_UNIT_TOKENS";
+const USER_TAG: &str = "FINHOOK_UNIT_USER_TAG";
 
 /// Unit's entry in the list.
 pub static PROVIDER: Provider = Provider {
-    name: ProviderName::new("unit"),
+    name: NAME,
     title: "Unit",
-    variables: &[],
+    variables: &[
+        Variable {
+            name: TOKENS,
+            secret: true,
+            default: None,
+            help: "Webhook tokens of Unit, comma-separated, exactly as entered there; a delivery signed with any of them is accepted.",
+        },
+        Variable {
+            name: USER_TAG,
+            secret: false,
+            default: Some("userId"),
+            help: "The tag that holds our own user id on Unit's customers, applications and accounts.",
+        },
+    ],
     binds_urls: false,
-    verifier: |_| todo!(),
-    reader: |_| todo!(),
-    signer: |_| todo!(),
-    development: || todo!(),
+    verifier: |setup| {
+        let tokens = setup.values.secrets(TOKENS)?;
+        Ok((!tokens.is_empty()).then(|| Box::new(Unit { tokens }) as Box<dyn Verifier>))
+    },
+    reader: |values| {
+        let user_tag = values.text(USER_TAG).unwrap_or_else(|| "userId".to_owned());
+        Ok(Box::new(UnitReader { user_tag }))
+    },
+    signer: |setup| {
+        let token = setup.values.secrets(TOKENS)?.into_iter().next();
+        Ok(token.map(|token| Box::new(UnitSigner { token }) as Box<dyn Signer>))
+    },
+    development: || vec![(TOKENS, fresh_secret())],
 };
+
+/// Proves deliveries of Unit.
+pub struct Unit {
+    /// The webhook tokens: their UTF-8 bytes are the keys, whatever encoding they look like.
+    pub tokens: Vec<SecretString>,
+}
+
+#[async_trait]
+impl Verifier for Unit {
+    async fn verify(&self, request: &Request<'_>, _now: Timestamp) -> Result<Verified, Refusal> {
+        let presented = header(request.headers, HEADER)?.ok_or(Refusal::Missing)?;
+        let presented = base64::<20>(presented).ok_or(Refusal::Malformed)?;
+        if !holds(&self.tokens, &presented, |token| hmac_sha1(token, request.body)) {
+            return Err(Refusal::Mismatch);
+        }
+        Ok(Verified { provider: NAME, proof: Proof { scheme: "hmac-sha1".to_owned(), ..Proof::default() } })
+    }
+}
+
+/// Signs as Unit does.
+pub struct UnitSigner {
+    /// The webhook token.
+    pub token: SecretString,
+}
+
+impl Signer for UnitSigner {
+    fn sign(&self, body: &[u8], _now: Timestamp) -> Vec<(HeaderName, HeaderValue)> {
+        vec![(HeaderName::from_static(HEADER), value(&STANDARD.encode(hmac_sha1(&self.token, body))))]
+    }
+}
+
+/// Reads deliveries of Unit.
+pub struct UnitReader {
+    /// The tag that holds our own user id.
+    pub user_tag: String,
+}
+
+impl Reader for UnitReader {
+    fn events(&self, delivery: &Delivery) -> Vec<Event> {
+        match delivery.scope {
+            Scope::Element => self.element(delivery, &delivery.bytes),
+            _ => self.body(delivery, &delivery.bytes),
+        }
+    }
+}
+
+impl UnitReader {
+    fn body(&self, delivery: &Delivery, body: &Bytes) -> Vec<Event> {
+        if let Some(open) = elements::array_member(body, "data") {
+            let batch = elements::batch(body, open);
+            let events = batch.elements.iter().flat_map(|element| self.element(delivery, element));
+            let rest = batch.remainder.iter().flat_map(|rest| self.body(delivery, rest));
+            return events.chain(rest).collect();
+        }
+        let kept = without_included(body);
+        if kept.len() < body.len() {
+            return self.body(delivery, &kept);
+        }
+        let reason = Json::parse(body).err().unwrap_or(Cause::WrongShape.into());
+        vec![Draft::body(kept).dead(delivery, reason)]
+    }
+
+    /// One element: one event, or one per customer for a joint account.
+    fn element(&self, delivery: &Delivery, bytes: &Bytes) -> Vec<Event> {
+        let json = match Json::parse(bytes) {
+            Ok(json) if json.is_object() => json,
+            Ok(_) => return vec![Draft::element(bytes.clone()).dead(delivery, Cause::WrongShape.into())],
+            Err(reason) => {
+                let kept = without_included(bytes);
+                if kept.len() < bytes.len() {
+                    return self.element(delivery, &kept);
+                }
+                return vec![Draft::element(kept).dead(delivery, reason)];
+            }
+        };
+        let [event_id, kind, attributes, relationships, included] =
+            json.pick(["id", "type", "attributes", "relationships", "included"]);
+        if included.is_some() {
+            // Where a batch's brackets are broken, its `included` can end up inside an element that is whole.
+            return self.element(delivery, &without_included(bytes));
+        }
+        let element = Element { attributes, relationships, user_tag: &self.user_tag };
+        let event_id = required_id(event_id, "/id");
+        let kind = required_id(kind, "/type");
+        let lower = kind.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let customers = element.customers(applies(&lower));
+        let subjects: Vec<Option<String>> = match &customers {
+            Ok(customers) if lower.starts_with("account.") && event_id.is_ok() && !customers.is_empty() => {
+                customers.iter().cloned().map(Some).collect()
+            }
+            Ok(customers) => vec![customers.first().cloned()],
+            Err(_) => vec![None],
+        };
+        let key = event_id.as_deref().ok().map(DedupKey::from_id);
+        let joint = subjects.len() > 1;
+        let stated = attributes.and_then(|it| it.get(&["createdAt"])?.text()).and_then(|text| Timestamp::parse(&text));
+        let problem = event_id.err().or(kind.as_ref().err().cloned()).or(customers.err());
+        let event = |(index, subject): (usize, Option<String>)| {
+            let meaning = match &problem {
+                Some(reason) => Err(reason.clone()),
+                None => element.meaning(&lower, subject.as_ref(), joint),
+            };
+            let key = match (&key, &subject) {
+                (Some(key), Some(customer)) if index > 0 => Some(key.for_customer(customer)),
+                _ => key.clone(),
+            };
+            let draft = Draft::element(bytes.clone());
+            Draft { key, kind: kind.clone().ok(), subject, stated, ..draft }.settle(delivery, meaning)
+        };
+        subjects.into_iter().enumerate().map(event).collect()
+    }
+}
+
+/// Whether a kind changes rows: only then a customer that cannot be read is the event's problem.
+fn applies(lower: &str) -> bool {
+    matches!(lower, "application.approved" | "customer.created" | "customer.updated" | "customer.archived")
+        || account_status(lower).is_some()
+}
+
+/// Whether a kind is about an account, and the status that it writes.
+#[allow(clippy::option_option, reason = "an account kind without a status is a touch; other kinds are none at all")]
+fn account_status(lower: &str) -> Option<Option<StatusChange>> {
+    match lower {
+        "account.created" | "account.unfrozen" | "account.reopened" => Some(Some(StatusChange::open("open"))),
+        "account.closed" => Some(Some(StatusChange::closing("closed"))),
+        "account.frozen" => Some(Some(StatusChange::open("frozen"))),
+        "account.updated" => Some(None),
+        _ => None,
+    }
+}
+
+/// The parts of one event.
+struct Element<'a> {
+    attributes: Option<Json<'a>>,
+    relationships: Option<Json<'a>>,
+    user_tag: &'a str,
+}
+
+impl<'a> Element<'a> {
+    fn meaning(&self, lower: &str, subject: Option<&String>, joint: bool) -> Result<Meaning, Reason> {
+        let reason = |name: &str| self.attributes.and_then(|attributes| attributes.get(&[name])?.text());
+        let effect = match lower {
+            "application.approved" | "customer.created" => {
+                Effect::status(StatusChange::open("active")).owned(self.tagged(Rank::Payload)?)
+            }
+            "customer.updated" => Effect::touch().owned(self.tagged(Rank::Payload)?),
+            "customer.archived" => {
+                Effect::status(StatusChange::closing("archived").because(reason("archiveReason").as_deref()))
+            }
+            _ => {
+                let Some(status) = account_status(lower) else { return Ok(Meaning::Record(None)) };
+                let why = match lower {
+                    "account.closed" => reason("closeReason"),
+                    "account.frozen" => reason("freezeReason"),
+                    _ => None,
+                };
+                let account = self.related("account").next().and_then(|related| related.get(&["id"]));
+                let account = required_id(account, "/relationships/account/data/id")?;
+                let owner = if joint { None } else { self.tagged(Rank::Inferred)? };
+                Effect::ledger_account(&account, status.map(|status| status.because(why.as_deref()))).owned(owner)
+            }
+        };
+        Ok(effect.meaning(subject))
+    }
+
+    /// The distinct customers, sorted; strict where the event needs them, else those that can be read.
+    fn customers(&self, strict: bool) -> Result<BTreeSet<String>, Reason> {
+        let mut found = BTreeSet::new();
+        let paths =
+            [("customer", "/relationships/customer/data/id"), ("customers", "/relationships/customers/data/id")];
+        for (name, path) in paths {
+            for related in self.related(name) {
+                let [customer] = related.pick(["id"]);
+                found.extend(if strict { id(customer, path)? } else { informative_id(customer, path)? });
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a relationship names: by the relationship's own name, since the type beside it varies.
+    fn related(&self, name: &str) -> impl Iterator<Item = Json<'a>> + use<'a> {
+        let data = self.relationships.and_then(|relationships| relationships.get(&[name, "data"]));
+        data.into_iter().filter(|data| !data.is_array()).chain(data.into_iter().flat_map(|data| data.items()))
+    }
+
+    /// The claim of the tag that holds our user id.
+    fn tagged(&self, rank: Rank) -> Result<Option<Claim>, Reason> {
+        let tag = self.attributes.and_then(|attributes| attributes.get(&["tags", self.user_tag]));
+        let user = user_id(tag, "/attributes/tags")?;
+        Ok(user.map(|user| Claim { user: UserId(user), rank }))
+    }
+}
+
+/// Bytes that are no batch, without `included`: JSON keeps its other members, of anything else only what comes before.
+fn without_included(bytes: &Bytes) -> Bytes {
+    if let Ok(json) = Json::parse(bytes) {
+        if !json.has("included") {
+            return bytes.clone();
+        }
+        let kept = json.members().filter(|(key, _)| key.text().is_none_or(|key| key != "included"));
+        let kept: Vec<String> = kept.map(|(key, value)| format!("{}:{}", key.raw(), value.raw())).collect();
+        return format!("{{{}}}", kept.join(",")).into();
+    }
+    let needle = b"\"included\"";
+    match bytes.windows(needle.len()).position(|window| window == needle) {
+        Some(at) => bytes.slice(..at),
+        None => bytes.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,9 @@
 pub mod embedded;
 pub mod rabbitmq;
 
+#[cfg(test)]
+mod contract;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +31,11 @@ pub trait Queue: Send + Sync {
 
     /// How many messages stand in each queue.
     async fn depths(&self) -> Result<Vec<Depth>, QueueError>;
+
+    /// Completes, with a sentence for a person, when the backend met what no reconnect mends (403, 404, 406); else never.
+    async fn stopped(&self) -> String {
+        std::future::pending().await
+    }
 
     /// Makes sure that confirms and acks have arrived, then closes.
     async fn close(&self);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::rows::{AccountRow, IntegrationRow, StoredCopy, UserAddress, UserRow};
-use super::{AccountView, EventCount, EventRow, StoreError, StoreTrouble, StoredEvent};
+use super::{AccountView, EventCount, EventRow, IntegrationView, StoreError, StoreTrouble, StoredEvent, UserView};
 use crate::domain::register::{Address, Closing, Owner, Status};
 use crate::domain::{Clock, DedupKey, Email, EventState, Rank, Timestamp, UserId};
 
@@ -372,6 +372,54 @@ impl AccountViewColumns {
             status_reason: self.status_reason,
             deleted_at: self.deleted_at.map(|at| at.0),
         })
+    }
+}
+
+/// A user, as an authorised reader sees them.
+#[derive(FromRow)]
+pub struct UserViewColumns {
+    id: Id,
+    external_id: String,
+    email: Option<String>,
+    email_verified: Option<bool>,
+    deleted_at: Option<At>,
+}
+
+impl UserViewColumns {
+    /// The user that they are.
+    pub fn read(self) -> UserView {
+        UserView {
+            id: self.id.0,
+            external_id: UserId(self.external_id),
+            email: self.email,
+            email_verified: self.email_verified,
+            deleted_at: self.deleted_at.map(|at| at.0),
+        }
+    }
+}
+
+/// An integration, as an authorised reader sees it.
+#[derive(FromRow)]
+pub struct IntegrationViewColumns {
+    id: Id,
+    user: String,
+    authorization_id: Option<String>,
+    status: String,
+    status_reason: Option<String>,
+    deleted_at: Option<At>,
+}
+
+impl IntegrationViewColumns {
+    /// The integration that they are.
+    pub fn read(self) -> IntegrationView {
+        IntegrationView {
+            id: self.id.0,
+            user: UserId(self.user),
+            authorization_id: self.authorization_id,
+            status: self.status,
+            status_reason: self.status_reason,
+            deleted_at: self.deleted_at.map(|at| at.0),
+        }
     }
 }
 

@@ -199,6 +199,38 @@ pub struct AccountView {
     pub deleted_at: Option<Timestamp>,
 }
 
+/// A user as an authorised reader sees them.
+#[derive(Debug, Clone)]
+pub struct UserView {
+    /// The row's id.
+    pub id: Uuid,
+    /// Our id.
+    pub external_id: UserId,
+    /// The address, wherever it came from.
+    pub email: Option<String>,
+    /// Whether a provider says that it was verified; `None` where the product wrote it.
+    pub email_verified: Option<bool>,
+    /// When the product deleted them.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// An integration as an authorised reader sees it.
+#[derive(Debug, Clone)]
+pub struct IntegrationView {
+    /// The row's id.
+    pub id: Uuid,
+    /// Our id of its user.
+    pub user: UserId,
+    /// The access token, sealed.
+    pub authorization_id: Option<String>,
+    /// `active`, `revoked`, …
+    pub status: String,
+    /// Why.
+    pub status_reason: Option<String>,
+    /// When it was closed.
+    pub deleted_at: Option<Timestamp>,
+}
+
 /// How many rows there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RowCounts {
@@ -271,6 +303,12 @@ pub trait Store: Send + Sync {
     /// Whether a user is there.
     async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError>;
 
+    /// A user, soft-deleted ones too.
+    async fn user(&self, user: &UserId) -> Result<Option<UserView>, StoreError>;
+
+    /// An integration, by the provider's name and its id.
+    async fn integration(&self, service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError>;
+
     /// How many rows there are.
     async fn row_counts(&self) -> Result<RowCounts, StoreError>;
 
@@ -336,6 +374,25 @@ pub struct StoreOptions {
     pub vault: Arc<Vault>,
     /// For `created_at`, `updated_at`, `processed_at`.
     pub clock: crate::domain::WallClock,
+}
+
+/// How many connections one process has to PostgreSQL: one for each worker's transaction, and a few for sweeps and reads.
+const SPARE_CONNECTIONS: u32 = 4;
+
+/// Opens the database that the settings name.
+pub async fn open(
+    settings: &crate::config::StoreSettings,
+    workers: usize,
+    options: StoreOptions,
+) -> Result<Arc<dyn Store>, StoreError> {
+    use crate::config::StoreSettings;
+    Ok(match settings {
+        StoreSettings::Postgres { url } => {
+            let connections = u32::try_from(workers).unwrap_or(u32::MAX).saturating_add(SPARE_CONNECTIONS);
+            Arc::new(postgres::Postgres::open(url, connections, options)?)
+        }
+        StoreSettings::Sqlite { path } => Arc::new(sqlite::Sqlite::open(path, options).await?),
+    })
 }
 
 /// What is wrong with the migrations themselves, in our words.

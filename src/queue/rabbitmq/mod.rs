@@ -1,1 +1,195 @@
-//! RabbitMQ: topology, a publisher that pipelines confirms, consumers, and the supervision of both connections.
+//! RabbitMQ: topology, supervised connections, a publisher that pipelines confirms, consumers over all queues.
+//!
+//! Law: publishing and consuming have a connection each, because an alarm of the broker stops every write on a connection
+//! that publishes, acks included. Every call to the broker has a timeout. Read on in `link`, then `publisher`, `consumer`.
+
+pub mod topology;
+
+mod consumer;
+mod link;
+mod publisher;
+mod refusal;
+
+#[cfg(test)]
+mod proxy;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::Connection;
+use secrecy::SecretString;
+use tokio::time::timeout;
+use tracing::warn;
+
+use self::consumer::RabbitConsumer;
+use self::link::{Alarm, Link, Session, connect_once};
+use self::publisher::Publisher;
+use self::refusal::{CALL_TIMEOUT, Trouble};
+pub use self::topology::{Standing, Topology};
+use super::{Consumer, Depth, PublishError, Queue, QueueError};
+use crate::crypto::SealedDelivery;
+use crate::ops::delays::Delays;
+
+/// How to reach a broker and what to call things there.
+#[derive(Clone)]
+pub struct RabbitMqSettings {
+    /// `amqp://` or `amqps://`, with user, password and vhost.
+    pub url: SecretString,
+    /// The exchange's name and what every queue's name starts with.
+    pub prefix: String,
+    /// Whose queues there are.
+    pub providers: Vec<&'static str>,
+    /// How long a publish waits for its confirm.
+    pub confirm_timeout: Duration,
+    /// How many publishes wait for their confirm at once; above it they are refused.
+    pub max_in_flight: usize,
+}
+
+/// The queue at a RabbitMQ broker.
+pub struct RabbitMq {
+    settings: RabbitMqSettings,
+    topology: Arc<Topology>,
+    publishing: Arc<Link>,
+    consuming: OnceLock<Arc<Link>>,
+    publisher: Publisher,
+    alarm: Alarm,
+}
+
+impl RabbitMq {
+    /// Starts to connect and returns at once; what is published before the broker is there is refused. The consuming
+    /// connection is opened by the first consumer.
+    pub fn connect(settings: RabbitMqSettings) -> Arc<Self> {
+        let topology = Arc::new(Topology::new(settings.prefix.clone(), &settings.providers));
+        let alarm = Alarm::default();
+        let publishing = Link::start("publish", settings.url.clone(), Arc::clone(&topology), Arc::clone(&alarm));
+        let publisher = Publisher::start(
+            Arc::clone(&publishing),
+            topology.exchange(),
+            settings.confirm_timeout,
+            settings.max_in_flight,
+        );
+        Arc::new(Self { settings, topology, publishing, consuming: OnceLock::new(), publisher, alarm })
+    }
+
+    /// Waits until the broker is there and everything is declared; [`QueueError::Gone`] if that takes longer.
+    pub async fn ready(&self, within: Duration) -> Result<(), QueueError> {
+        let ready = async {
+            self.publishing.wait().await?;
+            self.publisher.open().await;
+            Ok(())
+        };
+        timeout(within, ready).await.unwrap_or(Err(QueueError::Gone))
+    }
+
+    /// Completes, with a sentence for a person, when the broker said something that no reconnect mends. Then nothing is
+    /// published or consumed any more, and the process should end loudly.
+    pub async fn stopped(&self) -> String {
+        let mut alarm = self.alarm.subscribe();
+        // The guard must not live across an await, so that callers can be spawned.
+        let stopped = alarm.wait_for(Option::is_some).await.map(|sentence| sentence.as_deref().map(str::to_owned));
+        stopped.ok().flatten().unwrap_or_default()
+    }
+
+    /// Declares the topology once, for the command; every error is a sentence.
+    pub async fn apply_topology(settings: &RabbitMqSettings) -> Result<(), QueueError> {
+        let topology = Topology::new(settings.prefix.clone(), &settings.providers);
+        let connection = connect_once(&settings.url).await.map_err(told)?;
+        let declared = topology.declare(&connection).await;
+        goodbye(&connection).await;
+        declared.map_err(told)
+    }
+
+    /// Which parts of the topology the broker has, for the command; every error is a sentence.
+    pub async fn show_topology(settings: &RabbitMqSettings) -> Result<Vec<Standing>, QueueError> {
+        let topology = Topology::new(settings.prefix.clone(), &settings.providers);
+        let connection = connect_once(&settings.url).await.map_err(told)?;
+        let seen = topology.inspect(&connection).await;
+        goodbye(&connection).await;
+        seen.map_err(told)
+    }
+
+    fn consuming(&self) -> &Arc<Link> {
+        self.consuming.get_or_init(|| {
+            let (url, topology) = (self.settings.url.clone(), Arc::clone(&self.topology));
+            Link::start("consume", url, topology, Arc::clone(&self.alarm))
+        })
+    }
+}
+
+fn told(trouble: Trouble) -> QueueError {
+    QueueError::Fatal(trouble.sentence().to_owned())
+}
+
+async fn goodbye(connection: &Connection) {
+    let _ = timeout(CALL_TIMEOUT, connection.close(200, "done".into())).await;
+}
+
+#[async_trait]
+impl Queue for RabbitMq {
+    async fn publish(&self, delivery: SealedDelivery) -> Result<(), PublishError> {
+        self.publisher.publish(delivery).await
+    }
+
+    fn accepts(&self) -> Result<(), PublishError> {
+        self.publisher.accepts()
+    }
+
+    async fn consume(&self, prefetch: u16) -> Result<Box<dyn Consumer>, QueueError> {
+        let link = self.consuming();
+        let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let session = link.wait().await?;
+            match RabbitConsumer::open(Arc::clone(link), session, &self.topology, prefetch).await {
+                Ok(consumer) => return Ok(Box::new(consumer)),
+                Err(Trouble::Standing { sentence, .. }) => {
+                    link.stop(&sentence);
+                    return Err(QueueError::Fatal(sentence));
+                }
+                Err(trouble) => warn!("{}", trouble.sentence()),
+            }
+            tokio::time::sleep(delays.after_failure()).await;
+        }
+    }
+
+    async fn depths(&self) -> Result<Vec<Depth>, QueueError> {
+        // The consuming connection is never blocked by an alarm; a receiver alone has none.
+        let session = match self.consuming.get().and_then(|link| link.session()) {
+            Some(session) => session,
+            None => self.publishing.session().ok_or(QueueError::Gone)?,
+        };
+        depths(&session, &self.topology).await.map_err(QueueError::from)
+    }
+
+    async fn close(&self) {
+        self.publisher.drain().await;
+        self.publishing.close().await;
+        if let Some(link) = self.consuming.get() {
+            link.close().await;
+        }
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.publishing.let_go();
+        if let Some(link) = self.consuming.get() {
+            link.let_go();
+        }
+    }
+}
+
+/// Passive declares, on a channel of their own because a 404 closes it.
+async fn depths(session: &Session, topology: &Topology) -> Result<Vec<Depth>, Trouble> {
+    let channel = session.channel().await?;
+    let mut depths = Vec::new();
+    for queue in topology.queues() {
+        let (ready, consumers) = topology::count(&channel, &queue.name).await?;
+        // A passive declare does not say what consumers hold; only the management interface would.
+        depths.push(Depth { queue: queue.name, ready, unacked: None, consumers: Some(consumers) });
+    }
+    refusal::call("close a channel", channel.close(200, "done".into())).await?;
+    Ok(depths)
+}

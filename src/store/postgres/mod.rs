@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use super::columns::StoredColumns;
 use super::{
-    AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, MigrationStatus, Reread, RowCounts,
-    Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, aside, commit,
+    AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
+    RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside, commit,
 };
 use crate::domain::{Timestamp, UserId};
 
@@ -134,6 +134,14 @@ impl Store for Postgres {
 
     async fn accounts(&self, user: &UserId) -> Result<Vec<AccountView>, StoreError> {
         queries::accounts(&self.pool, user).await
+    }
+
+    async fn user(&self, user: &UserId) -> Result<Option<UserView>, StoreError> {
+        queries::user(&self.pool, user).await
+    }
+
+    async fn integration(&self, service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError> {
+        queries::integration(&self.pool, service, external_id).await
     }
 
     async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError> {

@@ -8,9 +8,13 @@ use super::tables::{bind_events, zoned};
 use super::{errors, stored};
 use crate::domain::{Timestamp, UserId};
 use crate::store::aside::TAKES_ITS_PLACE;
-use crate::store::columns::{AccountViewColumns, EventColumns, EventCountColumns};
+use crate::store::columns::{
+    AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, UserViewColumns,
+};
 use crate::store::rows::NewEvent;
-use crate::store::{AccountView, EventCount, EventFilter, EventRow, RowCounts, StoreError, StoredEvent};
+use crate::store::{
+    AccountView, EventCount, EventFilter, EventRow, IntegrationView, RowCounts, StoreError, StoredEvent, UserView,
+};
 
 /// Upserts the rows of failed events, over stored copies only as [`TAKES_ITS_PLACE`] says.
 pub async fn set_aside(pool: &PgPool, rows: &[NewEvent], now: Timestamp) -> Result<(), StoreError> {
@@ -182,6 +186,37 @@ pub async fn accounts(pool: &PgPool, user: &UserId) -> Result<Vec<AccountView>, 
     .await
     .map_err(errors::of("list accounts"))?;
     rows.into_iter().map(AccountViewColumns::read).collect()
+}
+
+/// A user, soft-deleted ones too.
+pub async fn user(pool: &PgPool, user: &UserId) -> Result<Option<UserView>, StoreError> {
+    let row: Option<UserViewColumns> =
+        query_as(r#"select id, external_id, email, email_verified, deleted_at from "user" where external_id = $1"#)
+            .bind(user.as_str())
+            .fetch_optional(pool)
+            .await
+            .map_err(errors::of("read a user"))?;
+    Ok(row.map(UserViewColumns::read))
+}
+
+/// An integration, by its natural key.
+pub async fn integration(
+    pool: &PgPool,
+    service: &str,
+    external_id: &str,
+) -> Result<Option<IntegrationView>, StoreError> {
+    let row: Option<IntegrationViewColumns> = query_as(
+        r#"select i.id, u.external_id as "user", i.authorization_id, i.status, i.status_reason, i.deleted_at
+         from integration i
+         join "user" u on u.id = i.user_id
+         where i.service = $1 and i.external_id = $2"#,
+    )
+    .bind(service)
+    .bind(external_id)
+    .fetch_optional(pool)
+    .await
+    .map_err(errors::of("read an integration"))?;
+    Ok(row.map(IntegrationViewColumns::read))
 }
 
 /// Whether a user has a row.

@@ -1,0 +1,206 @@
+//! The application, put together from its configuration: what every command starts from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use crate::config::{ConfigError, Settings, Sources, StoreSettings, Values, Variable};
+use crate::crypto::{BlindIndex, KeyRing, UrlKeys, fresh_key};
+use crate::domain::WallClock;
+use crate::pipeline::read::Desk;
+use crate::providers::{PROVIDERS, Setup};
+use crate::store::{Store, StoreOptions, Vault};
+
+/// Bad usage or configuration: exit code 64. Every problem that was found, one a line.
+#[derive(Debug)]
+pub struct BadConfiguration(Vec<String>);
+
+impl BadConfiguration {
+    /// An argument that cannot be used.
+    pub fn usage(problem: impl Into<String>) -> Self {
+        Self(vec![problem.into()])
+    }
+
+    /// An error that names the variable itself.
+    pub fn from_display(error: impl fmt::Display) -> Self {
+        Self(vec![error.to_string()])
+    }
+}
+
+impl fmt::Display for BadConfiguration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n         "))
+    }
+}
+
+impl std::error::Error for BadConfiguration {}
+
+impl From<ConfigError> for BadConfiguration {
+    fn from(error: ConfigError) -> Self {
+        Self(vec![error.to_string()])
+    }
+}
+
+impl From<Vec<ConfigError>> for BadConfiguration {
+    fn from(errors: Vec<ConfigError>) -> Self {
+        Self(errors.iter().map(ToString::to_string).collect())
+    }
+}
+
+/// What all commands share.
+pub struct App {
+    sources: Sources,
+    /// The wall clock.
+    pub clock: WallClock,
+}
+
+/// An application whose settings are complete.
+pub struct Configured {
+    values: Arc<Values>,
+    /// The typed settings.
+    pub settings: Settings,
+    /// The wall clock.
+    pub clock: WallClock,
+}
+
+/// Plaid's development key: a Plaid signature cannot be had otherwise, and only embedded mode trusts one of our own.
+const DEVELOPMENT_KEY: &str = "FINHOOK_PLAID_DEVELOPMENT_KEY";
+
+fn declared() -> Vec<&'static [Variable]> {
+    PROVIDERS.iter().map(|provider| provider.variables).collect()
+}
+
+impl App {
+    /// Reads the process's configuration.
+    pub fn load() -> Result<Self, BadConfiguration> {
+        Self::from_sources(Sources::from_process()?)
+    }
+
+    /// Reads a configuration that is handed in; what is wrong with it is said now.
+    pub fn from_sources(sources: Sources) -> Result<Self, BadConfiguration> {
+        Values::load(&sources, &declared())?;
+        Ok(Self { sources, clock: WallClock::system() })
+    }
+
+    /// The same by another clock.
+    pub fn with_clock(self, clock: WallClock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The same with a setting that an option of the command gives.
+    pub fn with_setting(self, name: &str, value: &str) -> Result<Self, BadConfiguration> {
+        Ok(Self::from_sources(self.sources.with(name, value))?.with_clock(self.clock))
+    }
+
+    /// The settings, with what embedded mode generated before, but making nothing new: for commands that touch nothing.
+    pub fn as_given(self) -> Result<Arc<Values>, BadConfiguration> {
+        let mut values = Values::load(&self.sources, &declared())?;
+        if let Some(folder) = StoreSettings::from_values(&values)?.folder()
+            && folder.join("secrets.toml").exists()
+        {
+            complete(&mut values, &folder, false)?;
+        }
+        Ok(Arc::new(values))
+    }
+
+    /// The complete settings. Embedded mode makes the keys that nobody gave; with PostgreSQL a missing one is an error.
+    pub fn configured(self) -> Result<Configured, BadConfiguration> {
+        let mut values = Values::load(&self.sources, &declared())?;
+        match StoreSettings::from_values(&values)?.folder() {
+            Some(folder) => complete(&mut values, &folder, true)?,
+            None if values.is_given(DEVELOPMENT_KEY) => {
+                let problem = "is for embedded mode alone: whoever holds it can sign as Plaid; unset it";
+                return Err(values.error(DEVELOPMENT_KEY, problem).into());
+            }
+            None => {}
+        }
+        let settings = Settings::from_values(&values)?;
+        Ok(Configured { values: Arc::new(values), settings, clock: self.clock })
+    }
+}
+
+/// Adds what embedded mode generates: keys, and secrets to develop with. Those of the providers stand in only as long as
+/// no provider is really configured, so that one without its secret answers 503 as it does in production.
+fn complete(values: &mut Values, folder: &std::path::Path, make: bool) -> Result<(), BadConfiguration> {
+    let secrets = PROVIDERS.iter().flat_map(|provider| provider.variables).filter(|variable| variable.secret);
+    let real = secrets.clone().any(|variable| variable.name != DEVELOPMENT_KEY && values.is_given(variable.name));
+    let mut generators = Vec::new();
+    if make {
+        generators.extend([
+            ("FINHOOK_KEYS", KeyRing::generate_entry(1)),
+            ("FINHOOK_INDEX_KEY", fresh_key()),
+            ("FINHOOK_URL_KEYS", fresh_key()),
+        ]);
+        let development = PROVIDERS.iter().flat_map(|provider| (provider.development)());
+        generators.extend(development.filter(|(name, _)| !real || *name == DEVELOPMENT_KEY));
+    }
+    values.ensure_generated(folder, &generators)?;
+    if real {
+        let development = PROVIDERS.iter().flat_map(|provider| (provider.development)());
+        let names: Vec<_> = development.map(|(name, _)| name).filter(|name| *name != DEVELOPMENT_KEY).collect();
+        values.leave_out_generated(folder, &names);
+    }
+    Ok(())
+}
+
+impl Configured {
+    /// Every value with its origin.
+    pub fn values(&self) -> &Arc<Values> {
+        &self.values
+    }
+
+    /// The key ring and the index key.
+    pub fn vault(&self) -> Result<Arc<Vault>, BadConfiguration> {
+        let keys = &self.settings.keys;
+        let wrong = |name: &str, error: crate::crypto::KeyError| self.values.error(name, error.to_string());
+        let ring = KeyRing::parse(&keys.ring).map_err(|error| wrong("FINHOOK_KEYS", error))?;
+        let index = BlindIndex::parse(&keys.index).map_err(|error| wrong("FINHOOK_INDEX_KEY", error))?;
+        Ok(Arc::new(Vault { ring, index }))
+    }
+
+    /// The keys of bound webhook URLs.
+    pub fn url_keys(&self) -> Result<Option<Arc<UrlKeys>>, BadConfiguration> {
+        url_keys(&self.values)
+    }
+
+    /// What providers are made from.
+    pub fn setup(&self) -> Result<Setup<'_>, BadConfiguration> {
+        Ok(Setup { values: &self.values, url_keys: self.url_keys()?, clock: self.clock.clone() })
+    }
+
+    /// What opens and reads.
+    pub fn desk(&self, vault: Arc<Vault>) -> Result<Arc<Desk>, BadConfiguration> {
+        Ok(Arc::new(Desk::new(&self.values, vault, self.clock.clone())?))
+    }
+
+    /// The store, whatever migrations it has.
+    pub async fn store_as_it_is(&self, vault: Arc<Vault>) -> anyhow::Result<Arc<dyn Store>> {
+        let create_users = self.settings.worker.create_users;
+        let options = StoreOptions { create_users, vault, clock: self.clock.clone() };
+        Ok(crate::store::open(&self.settings.store, self.settings.worker.workers, options)
+            .await
+            .context("open the database")?)
+    }
+
+    /// The store with every migration: an embedded one is brought up, of another it is said what to do.
+    pub async fn store(&self, vault: Arc<Vault>) -> anyhow::Result<Arc<dyn Store>> {
+        let store = self.store_as_it_is(vault).await?;
+        if matches!(self.settings.store, StoreSettings::Sqlite { .. }) {
+            store.migrate_up().await.context("bring the embedded database up")?;
+        } else if store.migrations().await.context("read the migrations")?.iter().any(|m| !m.applied) {
+            return Err(BadConfiguration::usage(
+                "DATABASE_URL: the database lacks migrations of this version; run `finhook migrate up`",
+            )
+            .into());
+        }
+        Ok(store)
+    }
+}
+
+/// The keys of bound webhook URLs, from any settings.
+pub fn url_keys(values: &Values) -> Result<Option<Arc<UrlKeys>>, BadConfiguration> {
+    let keys = UrlKeys::parse(&values.secrets("FINHOOK_URL_KEYS")?);
+    let keys = keys.map_err(|error| values.error("FINHOOK_URL_KEYS", error.to_string()))?;
+    Ok(keys.map(Arc::new))
+}

@@ -1,0 +1,193 @@
+//! `finhook events`: the stored events, without what is sealed in them.
+
+use anyhow::Context;
+use clap::Subcommand;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::app::{App, BadConfiguration};
+use super::{Done, output};
+use crate::domain::{EventState, Timestamp};
+use crate::store::{EventFilter, EventRow, Store};
+
+/// Rows read at a time.
+const PAGE: u32 = 1_000;
+
+/// Arguments of `finhook events`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List events, newest first
+    List(List),
+    /// Show one event
+    Show(Show),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: finhook events list --provider unit --state dead --json")]
+struct List {
+    /// Only this provider's
+    #[arg(long)]
+    provider: Option<String>,
+    /// Only this kind, as the provider writes it
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only in this state
+    #[arg(long, value_parser = ["applied", "recorded", "unlinked", "retrying", "dead"])]
+    state: Option<String>,
+    /// Only about this subject
+    #[arg(long)]
+    subject: Option<String>,
+    /// Received at or after this RFC 3339 time
+    #[arg(long, value_name = "RFC3339", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Received before this RFC 3339 time
+    #[arg(long, value_name = "RFC3339", value_parser = time)]
+    until: Option<Timestamp>,
+    /// At most so many [default: 100 for people, all with --json]
+    #[arg(long)]
+    limit: Option<u64>,
+    /// One JSON object per event
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// The event's id
+    id: Uuid,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn time(text: &str) -> Result<Timestamp, &'static str> {
+    Timestamp::parse(text).ok_or("not an RFC 3339 time such as 2026-01-31T12:00:00Z")
+}
+
+/// What is printed of an event.
+#[derive(Serialize)]
+struct Line {
+    id: Uuid,
+    provider: String,
+    kind: Option<String>,
+    state: &'static str,
+    reason: Option<String>,
+    subject: Option<String>,
+    occurred_at: String,
+    received_at: String,
+    processed_at: String,
+    dedup_key: String,
+    attempts: u32,
+    next_attempt_at: Option<String>,
+}
+
+impl From<EventRow> for Line {
+    fn from(row: EventRow) -> Self {
+        Self {
+            id: row.id,
+            provider: row.provider,
+            kind: row.kind,
+            state: row.state.as_str(),
+            reason: row.reason,
+            subject: row.subject,
+            occurred_at: row.occurred_at.to_string(),
+            received_at: row.received_at.to_string(),
+            processed_at: row.processed_at.to_string(),
+            dedup_key: row.dedup_key.to_string(),
+            attempts: row.attempts,
+            next_attempt_at: row.next_attempt_at.map(|at| at.to_string()),
+        }
+    }
+}
+
+/// Lists or shows.
+pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
+    let app = app.configured()?;
+    let store = app.store(app.vault()?).await?;
+    let done = match args.command {
+        Command::List(list) => self::list(list, store.as_ref()).await,
+        Command::Show(show) => self::show(show, store.as_ref()).await,
+    };
+    store.close().await;
+    done
+}
+
+async fn list(args: List, store: &dyn Store) -> anyhow::Result<Done> {
+    let state = match &args.state {
+        None => None,
+        Some(text) => {
+            Some(EventState::parse(text).ok_or_else(|| BadConfiguration::usage(format!("{text}: not a state")))?)
+        }
+    };
+    let mut filter = EventFilter {
+        provider: args.provider,
+        kind: args.kind,
+        state,
+        subject: args.subject,
+        since: args.since,
+        until: args.until,
+        before: None,
+        limit: PAGE,
+    };
+    let mut left = args.limit.unwrap_or(if args.json { u64::MAX } else { 100 });
+    let mut rows = Vec::new();
+    while left > 0 {
+        filter.limit = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
+        let page = store.events(&filter).await.context("read the events")?;
+        let Some(last) = page.last() else { break };
+        filter.before = Some(last.id);
+        left = left.saturating_sub(page.len() as u64);
+        for line in page.into_iter().map(Line::from) {
+            if args.json {
+                output::json_line(&line)?;
+            } else {
+                rows.push(cells(line));
+            }
+        }
+    }
+    if !args.json {
+        output::table(&["id", "provider", "kind", "state", "reason", "subject", "occurred at", "received at"], rows)?;
+    }
+    Ok(Done::Yes)
+}
+
+fn cells(line: Line) -> Vec<String> {
+    vec![
+        line.id.to_string(),
+        line.provider,
+        line.kind.unwrap_or_default(),
+        line.state.to_owned(),
+        line.reason.unwrap_or_default(),
+        line.subject.unwrap_or_default(),
+        line.occurred_at,
+        line.received_at,
+    ]
+}
+
+async fn show(args: Show, store: &dyn Store) -> anyhow::Result<Done> {
+    let Some((row, payload)) = store.event(args.id).await.context("read the event")? else {
+        eprintln!("finhook: there is no event {}", args.id);
+        return Ok(Done::No);
+    };
+    let line = Line::from(row);
+    if args.json {
+        output::json_line(&line)?;
+        return Ok(Done::Yes);
+    }
+    let fields = serde_json::to_value(&line)?;
+    let rows = fields.as_object().into_iter().flatten().map(|(name, value)| {
+        let text = value
+            .as_str()
+            .map_or_else(|| if value.is_null() { String::new() } else { value.to_string() }, str::to_owned);
+        vec![name.clone(), text]
+    });
+    let sealed = vec!["payload".to_owned(), format!("{} bytes, sealed", payload.len())];
+    output::table(&["field", "value"], rows.chain([sealed]))?;
+    Ok(Done::Yes)
+}

@@ -1,0 +1,44 @@
+//! What commands print: a table for people, one JSON object a line for machines.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// Prints one JSON object on one line of stdout.
+pub fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    print_bytes(&line)
+}
+
+/// Prints a line of text on stdout.
+pub fn line(text: &str) -> anyhow::Result<()> {
+    print_bytes(format!("{text}\n").as_bytes())
+}
+
+fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    match io::stdout().lock().write_all(bytes) {
+        // A reader that has seen enough (`| head`) is not an error.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// A table as wide as the terminal, without lines that get in the way of `grep`.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().map(|h| h.to_uppercase()));
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    for row in rows {
+        table.add_row(row);
+    }
+    line(&table.trim_fmt())
+}
+
+/// Whether progress may be drawn: stderr is a terminal.
+pub fn draws_progress() -> bool {
+    io::stderr().is_terminal()
+}

@@ -1,0 +1,296 @@
+//! A running finhook: both halves or one, put together from the settings, started and stopped as one thing.
+//!
+//! `serve`, `demo` and the tests all run this. Everything that can be wrong with the configuration is found before
+//! anything binds; broker and database may be away and are waited for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::app::{BadConfiguration, Configured};
+use crate::config::QueueSettings;
+use crate::domain::{EventState, ProviderName};
+use crate::http::{ops_api, server, webhooks};
+use crate::ops::metrics;
+use crate::ops::readiness::{Check, Readiness};
+use crate::ops::shutdown::Shutdown;
+use crate::pipeline::receive::Receiver;
+use crate::pipeline::sweep::Sweeper;
+use crate::pipeline::work::{BatchSize, Worker};
+use crate::providers::{PROVIDERS, Provider, Verifier};
+use crate::queue::embedded::{Embedded, EmbeddedSettings};
+use crate::queue::rabbitmq::{RabbitMq, RabbitMqSettings};
+use crate::queue::{Queue, QueueError};
+use crate::store::{EventCount, Store, Vault};
+
+/// How long a worker waits for more deliveries after the first of a batch.
+const LINGER: Duration = Duration::from_millis(1);
+/// How often queue depths and event counts are taken.
+const OBSERVE_EVERY: Duration = Duration::from_secs(5);
+
+/// One half of the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Half {
+    /// From the request to the queue
+    Receiver,
+    /// From the queue to the rows
+    Worker,
+}
+
+/// A running finhook.
+pub struct Serving {
+    /// Where providers post; `None` without the receiver.
+    pub public: Option<SocketAddr>,
+    /// Where operators look.
+    pub ops: SocketAddr,
+    /// The queue.
+    pub queue: Arc<dyn Queue>,
+    /// The tables; `None` without the worker.
+    pub store: Option<Arc<dyn Store>>,
+    tasks: Vec<JoinHandle<()>>,
+    shutdown: Shutdown,
+    failed: CancellationToken,
+}
+
+impl Serving {
+    /// Starts both halves, or one. Returns when the listeners are bound; nothing is bound if a setting is wrong.
+    pub async fn start(app: &Configured, only: Option<Half>, shutdown: &Shutdown) -> anyhow::Result<Self> {
+        let (receives, works) = (only != Some(Half::Worker), only != Some(Half::Receiver));
+        if only.is_some() && matches!(app.settings.queue, QueueSettings::Embedded { .. }) {
+            return Err(BadConfiguration::usage(
+                "--only needs AMQP_URL: with the embedded queue both halves run in one process",
+            )
+            .into());
+        }
+        let vault = app.vault()?;
+        let desk = app.desk(vault.clone())?;
+        let doors = verifiers(app)?;
+        let metrics = metrics::install();
+        metrics::start_at_zero(PROVIDERS.iter().map(|provider| provider.name));
+        let readiness = Readiness::new(app.clock.clone());
+
+        let store = if works { Some(app.store(vault.clone()).await?) } else { None };
+        let queue = open_queue(app).await?;
+        let ops_bind = app.settings.ops.bind.to_string();
+        let ops = server::bind("FINHOOK_OPS_BIND", &ops_bind).await.map_err(BadConfiguration::from_display)?;
+        let ops_address = ops.local_addr().context("the ops address")?;
+        let failed = CancellationToken::new();
+        let mut tasks = Vec::new();
+
+        let public = if receives {
+            let (address, task) = receive(app, doors, vault, queue.clone(), &readiness, shutdown).await?;
+            tasks.push(task);
+            Some(address)
+        } else {
+            None
+        };
+        if let Some(store) = &store {
+            for _ in 0..app.settings.worker.workers {
+                let size = BatchSize { max: app.settings.worker.batch_max, linger: LINGER };
+                let worker = Worker::new(queue.clone(), store.clone(), desk.clone(), size, shutdown.token());
+                tasks.push(tokio::spawn(work(worker, shutdown.clone(), failed.clone())));
+            }
+            let days = i64::from(app.settings.worker.unlinked_days);
+            let sweeper = Sweeper::new(store.clone(), desk.clone(), days, shutdown.token());
+            tasks.push(tokio::spawn(async move { sweeper.run().await }));
+            let checks = (readiness.check("store"), readiness.check("keys"));
+            tasks.push(tokio::spawn(observe_store(store.clone(), checks, shutdown.token())));
+        }
+        tasks.push(tokio::spawn(observe_queue(queue.clone(), shutdown.token())));
+        tasks.push(tokio::spawn(stop_loudly(queue.clone(), shutdown.clone(), failed.clone())));
+        let router = ops_api::router(ops_api::OpsState { readiness, metrics });
+        let stop = shutdown.clone();
+        tasks.push(tokio::spawn(async move {
+            server::serve(ops, router, server::ServerLimits { connections: 256, ..Default::default() }, &stop).await;
+        }));
+        match public {
+            Some(public) => tracing::info!(http.address = %public, ops.address = %ops_address, "serving"),
+            None => tracing::info!(ops.address = %ops_address, "working"),
+        }
+        Ok(Self { public, ops: ops_address, queue, store, tasks, shutdown: shutdown.clone(), failed })
+    }
+
+    /// Stops: finishes what is in flight, makes confirms, commits and acks arrive, closes. Whether all of it was done by
+    /// the deadline and nothing had failed for good.
+    pub async fn stop(self) -> bool {
+        self.shutdown.begin();
+        let finish = async {
+            for task in self.tasks {
+                // A task that panicked has said so in the log.
+                let _ = task.await;
+            }
+            self.queue.close().await;
+            if let Some(store) = &self.store {
+                store.close().await;
+            }
+        };
+        let in_time = tokio::select! {
+            () = finish => true,
+            () = self.shutdown.expired() => false,
+        };
+        if !in_time {
+            tracing::error!("stopped before everything was finished: what was not acked comes again");
+        }
+        in_time && !self.failed.is_cancelled()
+    }
+}
+
+/// A provider with what proves its deliveries, `None` without its secret.
+type Door = (&'static Provider, Option<Box<dyn Verifier>>);
+
+/// Every provider's door.
+fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
+    let setup = app.setup()?;
+    PROVIDERS
+        .iter()
+        .map(|provider| {
+            let verifier = (provider.verifier)(&setup)?;
+            if verifier.is_none() {
+                tracing::info!(provider.name = %provider.name, "no secret configured: its deliveries get 503");
+            }
+            Ok((*provider, verifier))
+        })
+        .collect()
+}
+
+/// The queue that the settings name. A broker that is away is waited for in the background.
+pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
+    let max_in_flight = app.settings.http.max_in_flight;
+    Ok(match &app.settings.queue {
+        QueueSettings::RabbitMq(rabbit) => RabbitMq::connect(RabbitMqSettings {
+            url: rabbit.url.clone(),
+            prefix: rabbit.prefix.clone(),
+            providers: PROVIDERS.iter().map(|provider| provider.name.as_str()).collect(),
+            confirm_timeout: rabbit.confirm_timeout,
+            max_in_flight,
+        }),
+        QueueSettings::Embedded { path, .. } => {
+            let settings = EmbeddedSettings { path: path.clone(), max_bytes: None, max_in_flight };
+            Embedded::open(settings).await.context("open the embedded queue")?
+        }
+    })
+}
+
+/// Binds the public port and serves webhooks on it.
+async fn receive(
+    app: &Configured,
+    doors: Vec<Door>,
+    vault: Arc<Vault>,
+    queue: Arc<dyn Queue>,
+    readiness: &Readiness,
+    shutdown: &Shutdown,
+) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+    let http = &app.settings.http;
+    let bind = http.bind.to_string();
+    let listener = server::bind("FINHOOK_HTTP_BIND", &bind).await.map_err(BadConfiguration::from_display)?;
+    let address = listener.local_addr().context("the public address")?;
+    let accepting = queue.clone();
+    readiness.probe("queue", move || accepting.accepts().map_err(|error| error.to_string()));
+    let room = webhooks::RoomLimits {
+        deliveries: http.max_in_flight,
+        delivery_bytes: http.max_in_flight_bytes,
+        ..Default::default()
+    };
+    let limits = webhooks::WebhookLimits { body_bytes: http.max_body_bytes, room, ..Default::default() };
+    let webhooks = webhooks::Webhooks::new(Receiver::new(doors, vault, queue, app.clock.clone()), limits);
+    let limits = server::ServerLimits { connections: http.max_connections, ..Default::default() };
+    let stop = shutdown.clone();
+    let task = tokio::spawn(async move {
+        server::serve(listener, webhooks.router(), limits, &stop).await;
+        webhooks.settled().await;
+    });
+    Ok((address, task))
+}
+
+/// Runs a worker until the stop. One that panics is started again; one that the broker turns away for good ends the process.
+async fn work(worker: Worker, shutdown: Shutdown, failed: CancellationToken) {
+    let worker = Arc::new(worker);
+    while !shutdown.has_begun() {
+        let running = worker.clone();
+        match tokio::spawn(async move { running.run().await }).await {
+            Ok(Ok(())) => {}
+            Ok(Err(QueueError::Fatal(sentence))) => {
+                tracing::error!(why = %sentence, "the broker turns the worker away: stopping");
+                failed.cancel();
+                shutdown.begin();
+            }
+            Ok(Err(error)) => tracing::warn!(error = %error, "the worker ended; starting it again"),
+            Err(_) => tracing::error!("a worker panicked; what it held comes again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = shutdown.begun() => {}
+        }
+    }
+}
+
+/// Ends the process when the broker says what no reconnect mends.
+async fn stop_loudly(queue: Arc<dyn Queue>, shutdown: Shutdown, failed: CancellationToken) {
+    tokio::select! {
+        sentence = queue.stopped() => {
+            tracing::error!(why = %sentence, "the broker says what no reconnect mends: stopping");
+            failed.cancel();
+            shutdown.begin();
+        }
+        () = shutdown.begun() => {}
+    }
+}
+
+/// Keeps the depth gauges current.
+async fn observe_queue(queue: Arc<dyn Queue>, stop: CancellationToken) {
+    while !stopped(&stop).await {
+        if let Ok(depths) = queue.depths().await {
+            for depth in depths {
+                metrics::queue_messages(&depth.queue, metrics::QueueState::Ready, depth.ready);
+                if let Some(unacked) = depth.unacked {
+                    metrics::queue_messages(&depth.queue, metrics::QueueState::Unacked, unacked);
+                }
+            }
+        }
+    }
+}
+
+/// Keeps the checks on the database current, and the gauges of what it holds back.
+async fn observe_store(store: Arc<dyn Store>, (answers, keys): (Check, Check), stop: CancellationToken) {
+    loop {
+        match store.ping().await {
+            Ok(()) => answers.ok(),
+            Err(_) => answers.failed("the database does not answer"),
+        }
+        match store.held(None, 1).await {
+            Ok(held) if held.is_empty() => keys.ok(),
+            Ok(_) => keys.failed("a delivery is sealed with a key that is not in FINHOOK_KEYS"),
+            Err(_) => {}
+        }
+        if let Ok(counts) = store.pending_counts().await {
+            report_pending(&counts);
+        }
+        if stopped(&stop).await {
+            return;
+        }
+    }
+}
+
+/// Sets both gauges of every provider; one that has none left goes back to 0.
+fn report_pending(counts: &[EventCount]) {
+    let of = |name: &str, state| {
+        counts.iter().filter(|c| c.provider == name && c.state == state).map(|c| c.count).sum::<u64>()
+    };
+    let names = PROVIDERS.iter().map(|provider| provider.name).chain([ProviderName::UNKNOWN]);
+    for name in names {
+        metrics::unlinked_events(name, of(name.as_str(), EventState::Unlinked));
+        metrics::dead_events(name, of(name.as_str(), EventState::Dead));
+    }
+}
+
+/// Waits for the next observation; whether the stop came first.
+async fn stopped(stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = tokio::time::sleep(OBSERVE_EVERY) => false,
+        () = stop.cancelled() => true,
+    }
+}

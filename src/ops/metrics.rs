@@ -1,0 +1,293 @@
+//! Every metric, once: its name, what it means, its labels, and the function that writes it.
+//!
+//! Law: a label is a provider of the list, a fieldless enum's name or a queue's name, never anything that a sender
+//! chose, so that the number of series is bounded. Where next: `http/ops_api.rs` shows them at `/metrics`.
+
+use std::fmt::Display;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+
+use crate::domain::{EventState, ProviderName, Timestamp};
+
+/// Renders everything in Prometheus' text format.
+pub use metrics_exporter_prometheus::PrometheusHandle;
+
+const DELIVERIES: &str = "finhook_deliveries_total";
+const VERIFICATION_FAILURES: &str = "finhook_verification_failures_total";
+const ACK_SECONDS: &str = "finhook_ack_seconds";
+const QUEUE_MESSAGES: &str = "finhook_queue_messages";
+const QUEUE_LAG_SECONDS: &str = "finhook_queue_lag_seconds";
+const EVENTS: &str = "finhook_events_total";
+const EVENT_LATENCY_SECONDS: &str = "finhook_event_latency_seconds";
+const UNLINKED_EVENTS: &str = "finhook_unlinked_events";
+const DEAD_EVENTS: &str = "finhook_dead_events";
+const WORKER_LAST_COMMIT: &str = "finhook_worker_last_commit_timestamp_seconds";
+
+/// From half a millisecond, what a confirm costs at best, to the 10 s after which Plaid gives up on an answer.
+const ACK_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// From one commit to an hour: while database or broker are away, events wait.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+
+/// How often samples are folded into the histograms when nobody reads them.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What became of a request to a webhook path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Verified, durable, answered 200.
+    Accepted,
+    /// No proof, or not a good one: 401.
+    Refused,
+    /// The provider has no secret here: 503.
+    NotConfigured,
+    /// Keys, broker or log are away: 503.
+    Unavailable,
+    /// Too much in flight already: 503.
+    Overloaded,
+    /// The body is larger than allowed: 413.
+    TooLarge,
+    /// The body did not come in time: 408.
+    TooSlow,
+    /// The sender went away before its body was complete.
+    Aborted,
+    /// Not a path or not a method of ours: 404, 405.
+    Misdirected,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Outcome; 9] = [
+        Self::Accepted,
+        Self::Refused,
+        Self::NotConfigured,
+        Self::Unavailable,
+        Self::Overloaded,
+        Self::TooLarge,
+        Self::TooSlow,
+        Self::Aborted,
+        Self::Misdirected,
+    ];
+
+    /// The label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::NotConfigured => "not_configured",
+            Self::Unavailable => "unavailable",
+            Self::Overloaded => "overloaded",
+            Self::TooLarge => "too_large",
+            Self::TooSlow => "too_slow",
+            Self::Aborted => "aborted",
+            Self::Misdirected => "misdirected",
+        }
+    }
+}
+
+/// Which of a queue's messages are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum QueueState {
+    /// They wait.
+    Ready,
+    /// A consumer holds them.
+    Unacked,
+}
+
+impl QueueState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Unacked => "unacked",
+        }
+    }
+}
+
+/// What became of one event: the state of its row, or a copy that changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventFate {
+    /// Its row is in this state.
+    Stored(EventState),
+    /// A copy that counts more is stored already.
+    Duplicate,
+}
+
+impl EventFate {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored(state) => state.as_str(),
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
+/// One request to a webhook path; `None` = the name in the path is nobody's.
+pub fn deliveries(provider: Option<ProviderName>, outcome: Outcome) {
+    counter!(DELIVERIES, "provider" => label(provider), "outcome" => outcome.as_str()).increment(1);
+}
+
+/// One delivery whose proof did not hold. `reason` is printed: pass a fieldless enum.
+pub fn verification_failure(provider: ProviderName, reason: impl Display) {
+    counter!(VERIFICATION_FAILURES, "provider" => provider.as_str(), "reason" => reason.to_string()).increment(1);
+}
+
+/// From having read a delivery to its 200.
+pub fn ack_seconds(provider: ProviderName, took: Duration) {
+    histogram!(ACK_SECONDS, "provider" => provider.as_str()).record(took.as_secs_f64());
+}
+
+/// How many messages stand in a queue.
+pub fn queue_messages(queue: &str, state: QueueState, messages: u64) {
+    gauge!(QUEUE_MESSAGES, "queue" => queue.to_owned(), "state" => state.as_str()).set(messages as f64);
+}
+
+/// How far a queue is behind: now minus the receipt of its newest committed delivery; 0 when it is empty.
+pub fn queue_lag(queue: &str, lag: Duration) {
+    gauge!(QUEUE_LAG_SECONDS, "queue" => queue.to_owned()).set(lag.as_secs_f64());
+}
+
+/// Events of a commit that ended alike.
+pub fn events(provider: ProviderName, fate: EventFate, count: u64) {
+    counter!(EVENTS, "provider" => provider.as_str(), "state" => fate.as_str()).increment(count);
+}
+
+/// From the receipt of an event's delivery to its commit.
+pub fn event_latency(provider: ProviderName, took: Duration) {
+    histogram!(EVENT_LATENCY_SECONDS, "provider" => provider.as_str()).record(took.as_secs_f64());
+}
+
+/// How many events wait for a user.
+pub fn unlinked_events(provider: ProviderName, count: u64) {
+    gauge!(UNLINKED_EVENTS, "provider" => provider.as_str()).set(count as f64);
+}
+
+/// How many events are dead.
+pub fn dead_events(provider: ProviderName, count: u64) {
+    gauge!(DEAD_EVENTS, "provider" => provider.as_str()).set(count as f64);
+}
+
+/// A worker has committed a batch.
+pub fn last_commit(at: Timestamp) {
+    gauge!(WORKER_LAST_COMMIT).set(at.micros() as f64 / 1e6);
+}
+
+fn label(provider: Option<ProviderName>) -> &'static str {
+    provider.map_or("unknown", ProviderName::as_str)
+}
+
+/// Installs the recorder of this process and returns what renders it; again is the same as once.
+///
+/// A thread folds samples into the histograms: without it they would pile up until somebody reads `/metrics`.
+pub fn install() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let recorder = with_buckets(PrometheusBuilder::new()).build_recorder();
+            let handle = recorder.handle();
+            // Fails only if another library installed one of its own; then ours renders nothing, and nothing breaks.
+            if metrics::set_global_recorder(recorder).is_ok() {
+                describe();
+            }
+            let folded = handle.clone();
+            let upkeep = std::thread::Builder::new().name("metrics".to_owned()).spawn(move || {
+                loop {
+                    std::thread::sleep(UPKEEP);
+                    folded.run_upkeep();
+                }
+            });
+            if let Err(error) = upkeep {
+                tracing::warn!(error.kind = %error.kind(), "no thread for metrics: they are folded when read");
+            }
+            handle
+        })
+        .clone()
+}
+
+/// Shows every series of these providers as 0 from the start: a counter that appears with its first failure hides that
+/// failure from `rate()`.
+pub fn start_at_zero(providers: impl IntoIterator<Item = ProviderName>) {
+    for provider in providers {
+        for outcome in Outcome::ALL {
+            counter!(DELIVERIES, "provider" => provider.as_str(), "outcome" => outcome.as_str()).increment(0);
+        }
+        let fates = EventState::ALL.into_iter().map(EventFate::Stored).chain([EventFate::Duplicate]);
+        for fate in fates {
+            events(provider, fate, 0);
+        }
+    }
+}
+
+fn with_buckets(builder: PrometheusBuilder) -> PrometheusBuilder {
+    [(ACK_SECONDS, ACK_BUCKETS), (EVENT_LATENCY_SECONDS, LATENCY_BUCKETS)].into_iter().fold(
+        builder,
+        |builder, (name, buckets)| {
+            // Fails only for an empty list of buckets.
+            builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets).expect("buckets are given")
+        },
+    )
+}
+
+fn describe() {
+    describe_counter!(DELIVERIES, "Requests to webhook paths, by what became of them.");
+    describe_counter!(VERIFICATION_FAILURES, "Deliveries whose proof did not hold, by reason.");
+    describe_histogram!(ACK_SECONDS, "Seconds from having read a delivery to its 200.");
+    describe_gauge!(QUEUE_MESSAGES, "Messages in each queue, ready or unacked.");
+    describe_gauge!(QUEUE_LAG_SECONDS, "Seconds since the receipt of the newest committed delivery, 0 if empty.");
+    describe_counter!(EVENTS, "Events by the state that their commit left them in.");
+    describe_histogram!(EVENT_LATENCY_SECONDS, "Seconds from the receipt of a delivery to the commit of its event.");
+    describe_gauge!(UNLINKED_EVENTS, "Events that wait for a user of their subject.");
+    describe_gauge!(DEAD_EVENTS, "Events that could not be applied.");
+    describe_gauge!(WORKER_LAST_COMMIT, "When a worker last committed a batch, in seconds since the epoch.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_rendered_under_its_name_with_help() {
+        let handle = install();
+        let unit = ProviderName::new("unit");
+        start_at_zero([unit]);
+        deliveries(None, Outcome::Misdirected);
+        verification_failure(unit, "stale");
+        ack_seconds(unit, Duration::from_millis(3));
+        queue_messages("finhook.unit", QueueState::Ready, 7);
+        queue_lag("finhook.unit", Duration::from_secs(2));
+        event_latency(unit, Duration::from_millis(12));
+        unlinked_events(unit, 1);
+        dead_events(unit, 2);
+        last_commit(Timestamp::from_seconds(1_700_000_000).unwrap());
+        let text = handle.render();
+        for name in [
+            DELIVERIES,
+            VERIFICATION_FAILURES,
+            ACK_SECONDS,
+            QUEUE_MESSAGES,
+            QUEUE_LAG_SECONDS,
+            EVENTS,
+            EVENT_LATENCY_SECONDS,
+            UNLINKED_EVENTS,
+            DEAD_EVENTS,
+            WORKER_LAST_COMMIT,
+        ] {
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
+        }
+        assert!(text.contains("finhook_ack_seconds_bucket{provider=\"unit\",le=\"0.005\"}"), "{text}");
+        assert!(text.contains("finhook_queue_messages{queue=\"finhook.unit\",state=\"ready\"} 7"));
+        assert!(text.contains("finhook_events_total{provider=\"unit\",state=\"duplicate\"} 0"));
+    }
+
+    #[test]
+    fn installing_twice_gives_the_same_registry() {
+        let (first, second) = (install(), install());
+        deliveries(Some(ProviderName::new("twice")), Outcome::Accepted);
+        for handle in [first, second] {
+            assert!(handle.render().contains("finhook_deliveries_total{provider=\"twice\",outcome=\"accepted\"} 1"));
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The receiver's half of the way: one provider is found, its proof checked, the delivery sealed and handed to the queue.
+//!
+//! Law: `Ok` means that the delivery is durable, and only then may the sender get its 200. Nothing unverified is sealed,
+//! nothing is parsed, and the body is not copied. Where next: `http/webhooks.rs` calls this, `work` takes what it published.
+
+#[cfg(test)]
+pub(crate) mod fakes;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use uuid::Uuid;
+
+use crate::crypto::SealedDelivery;
+use crate::domain::{ProviderName, Timestamp, WallClock};
+use crate::providers::{Provider, Request, Verifier};
+use crate::queue::Queue;
+use crate::store::Vault;
+
+/// Why not, as `http` needs it without knowing providers or queues.
+pub use crate::providers::Refusal;
+pub use crate::queue::PublishError;
+
+/// What receives deliveries: who may send, what seals, where they go.
+pub struct Receiver {
+    doors: Vec<Door>,
+    vault: Arc<Vault>,
+    queue: Arc<dyn Queue>,
+    clock: WallClock,
+}
+
+/// One provider's entrance.
+struct Door {
+    provider: ProviderName,
+    binds_urls: bool,
+    /// `None` = its secrets are not configured.
+    verifier: Option<Box<dyn Verifier>>,
+}
+
+/// Why a delivery was not accepted. `http/error.rs` turns it into a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotAccepted {
+    /// No provider has this name.
+    #[error("unknown provider")]
+    UnknownProvider,
+    /// The provider is known, and its secrets are not configured here.
+    #[error("the provider's secrets are not configured")]
+    NoSecret,
+    /// Something follows the name of a provider whose URL cannot be bound.
+    #[error("this provider's webhook URL carries no token")]
+    TokenNotSupported,
+    /// The proof did not hold, or could not be checked now.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// It could not be made durable.
+    #[error("not published: {0}")]
+    Queue(PublishError),
+}
+
+impl Receiver {
+    /// A receiver for these providers, each with what proves its deliveries, `None` where it has no secret.
+    pub fn new(
+        providers: impl IntoIterator<Item = (&'static Provider, Option<Box<dyn Verifier>>)>,
+        vault: Arc<Vault>,
+        queue: Arc<dyn Queue>,
+        clock: WallClock,
+    ) -> Self {
+        let doors = providers
+            .into_iter()
+            .map(|(provider, verifier)| Door { provider: provider.name, binds_urls: provider.binds_urls, verifier })
+            .collect();
+        Self { doors, vault, queue, clock }
+    }
+
+    /// The providers, in the order in which they were given.
+    pub fn providers(&self) -> impl Iterator<Item = ProviderName> {
+        self.doors.iter().map(|door| door.provider)
+    }
+
+    /// The clock that deliveries are stamped with.
+    pub fn clock(&self) -> &WallClock {
+        &self.clock
+    }
+
+    /// Who is meant by a path, decided before a byte of the body is read.
+    pub fn find(&self, provider: &str, bound: bool) -> Result<ProviderName, NotAccepted> {
+        self.door(provider, bound).map(|(door, _)| door.provider)
+    }
+
+    /// Whether the queue could take a delivery now, answered without waiting.
+    pub fn accepts(&self) -> Result<(), NotAccepted> {
+        self.queue.accepts().map_err(NotAccepted::Queue)
+    }
+
+    /// Takes one delivery the whole way to the queue; its id once it is durable.
+    pub async fn receive(
+        &self,
+        provider: &str,
+        token: Option<&str>,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Uuid, NotAccepted> {
+        let (_, verifier) = self.door(provider, token.is_some())?;
+        let received_at = self.clock.now();
+        let request = Request { headers, body: &body, token };
+        let verified = verifier.verify(&request, received_at).await.map_err(NotAccepted::Refused)?; // way: 3/12
+        let sealed = {
+            let delivery = verified.into_delivery(fresh_id(received_at), received_at, body);
+            // The plaintext ends with this block: while the broker's confirm is awaited, only the seal is held.
+            let traceparent = traceparent(headers);
+            SealedDelivery { traceparent, ..self.vault.ring.seal_delivery(&delivery) }
+        };
+        let id = sealed.id;
+        self.queue.publish(sealed).await.map_err(NotAccepted::Queue)?; // way: 6/12
+        Ok(id)
+    }
+
+    fn door(&self, provider: &str, bound: bool) -> Result<(&Door, &dyn Verifier), NotAccepted> {
+        let door =
+            self.doors.iter().find(|door| door.provider.as_str() == provider).ok_or(NotAccepted::UnknownProvider)?; // way: 2/12
+        if bound && !door.binds_urls {
+            return Err(NotAccepted::TokenNotSupported);
+        }
+        let verifier = door.verifier.as_deref().ok_or(NotAccepted::NoSecret)?;
+        Ok((door, verifier))
+    }
+}
+
+/// A version 7 id of that time: the clock is handed in, so that a test's ids agree with its times.
+fn fresh_id(at: Timestamp) -> Uuid {
+    let since_epoch = u64::try_from(at.micros()).unwrap_or(0);
+    let (seconds, micros) = (since_epoch / 1_000_000, since_epoch % 1_000_000);
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, micros as u32 * 1_000))
+}
+
+/// The sender's trace context, if it is one of version 00 (W3C Trace Context, 3.2): it becomes a header that a broker
+/// sees in the clear, so nothing else is let through, and of several none is.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let mut given = headers.get_all("traceparent").iter();
+    let (value, None) = (given.next()?, given.next()) else { return None };
+    let text = value.to_str().ok()?;
+    let is_hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_id = |part: &str, length| is_hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = text.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let valid = version == "00" && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2) && parts.next().is_none();
+    valid.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fakes::{FakeQueue, receiver};
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    async fn receive(
+        queue: &Arc<FakeQueue>,
+        path: (&str, Option<&str>),
+        proof: &'static str,
+    ) -> Result<Uuid, NotAccepted> {
+        let headers = headers(&[("x-proof", proof)]);
+        receiver(queue).receive(path.0, path.1, &headers, Bytes::from_static(b"{\"data\":[]}")).await
+    }
+
+    #[tokio::test]
+    async fn a_verified_delivery_is_published_sealed_under_the_id_that_is_returned() {
+        let queue = FakeQueue::confirming();
+        let id = receive(&queue, ("unit", None), "good").await.unwrap();
+        let published = queue.published();
+        assert_eq!((published.len(), published[0].id, id.get_version_num()), (1, id, 7));
+        let message = published[0].message.as_bytes();
+        assert!(!message.windows(6).any(|window| window == b"\"data\""), "the body is in the clear");
+    }
+
+    #[tokio::test]
+    async fn nothing_unverified_reaches_the_queue() {
+        let queue = FakeQueue::confirming();
+        for (proof, refusal) in [("", Refusal::Mismatch), ("stale", Refusal::Stale), ("keys", Refusal::KeysUnavailable)]
+        {
+            assert_eq!(receive(&queue, ("unit", None), proof).await, Err(NotAccepted::Refused(refusal)));
+        }
+        assert!(queue.published().is_empty());
+    }
+
+    #[tokio::test]
+    async fn paths_that_are_nobodys_are_told_from_providers_without_secret() {
+        let queue = FakeQueue::confirming();
+        for (path, why) in [
+            (("stripe", None), NotAccepted::UnknownProvider),
+            (("Unit", None), NotAccepted::UnknownProvider),
+            (("synapse", None), NotAccepted::NoSecret),
+            (("unit", Some("token")), NotAccepted::TokenNotSupported),
+            (("synapse", Some("token")), NotAccepted::TokenNotSupported),
+            (("plaid", Some("wrong")), NotAccepted::Refused(Refusal::Unbound)),
+        ] {
+            assert_eq!(receive(&queue, path, "good").await, Err(why), "{path:?}");
+        }
+        assert!(receive(&queue, ("plaid", Some("right")), "good").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_does_not_confirm_means_not_accepted() {
+        let queue = FakeQueue::failing(PublishError::Timeout);
+        assert_eq!(receive(&queue, ("unit", None), "good").await, Err(NotAccepted::Queue(PublishError::Timeout)));
+    }
+
+    #[test]
+    fn only_a_well_formed_trace_context_is_passed_on() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(traceparent(&headers(&[("traceparent", good)])).as_deref(), Some(good));
+        assert_eq!(traceparent(&headers(&[("traceparent", good), ("traceparent", good)])), None);
+        for bad in [
+            "",
+            "00",
+            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
+            "00-4111111111111111-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(traceparent(&headers(&[("traceparent", bad)])), None, "{bad}");
+        }
+    }
+}

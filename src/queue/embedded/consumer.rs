@@ -1,0 +1,103 @@
+//! One consumer of the embedded queue: holds at most its prefetch, gives back what it did not settle.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::handout::{Handout, Item, Taken};
+use super::writer::Settlements;
+use super::{COMMIT_TIMEOUT, queue_name};
+use crate::queue::{Consumer, QueueError, Received, Token};
+
+/// A consumer over all messages.
+pub(super) struct EmbeddedConsumer {
+    handout: Arc<Handout>,
+    settlements: Arc<Settlements>,
+    prefetch: usize,
+    /// Taken and not given out yet: what a cancelled `next` leaves behind.
+    buffer: Vec<i64>,
+    held: HashMap<i64, Item>,
+}
+
+impl EmbeddedConsumer {
+    pub(super) fn new(handout: Arc<Handout>, settlements: Arc<Settlements>, prefetch: u16) -> Self {
+        handout.join();
+        let prefetch = usize::from(prefetch).max(1);
+        Self { handout, settlements, prefetch, buffer: Vec::new(), held: HashMap::new() }
+    }
+
+    /// Buffers up to `max` messages, waiting for at least one more; false if the queue is closed.
+    async fn fill(&mut self, max: usize) -> bool {
+        loop {
+            let handout = Arc::clone(&self.handout);
+            let mut arrived = pin!(handout.arrived.notified());
+            // Registered before looking, or what comes in between would wake nobody.
+            arrived.as_mut().enable();
+            let room = self.prefetch.saturating_sub(self.held.len());
+            match handout.take(room.min(max.saturating_sub(self.buffer.len()))) {
+                Taken::Closed => return false,
+                Taken::Items(items) if !items.is_empty() => {
+                    for item in items {
+                        self.buffer.push(item.seq);
+                        self.held.insert(item.seq, item);
+                    }
+                    return true;
+                }
+                Taken::Items(_) => arrived.await,
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for EmbeddedConsumer {
+    async fn next(&mut self, max: usize, linger: Duration) -> Result<Vec<Received>, QueueError> {
+        let max = max.max(1);
+        if self.buffer.is_empty() && !self.fill(max).await {
+            return Ok(Vec::new());
+        }
+        let deadline = Instant::now() + linger;
+        while self.buffer.len() < max && self.held.len() < self.prefetch {
+            if !timeout_at(deadline, self.fill(max)).await.unwrap_or(false) {
+                break;
+            }
+        }
+        let now = self.buffer.len().min(max);
+        Ok(self.buffer.drain(..now).filter_map(|seq| self.held.get(&seq)).map(received).collect())
+    }
+
+    async fn ack(&mut self, tokens: Vec<Token>) -> Result<(), QueueError> {
+        let seqs = tokens.into_iter().filter_map(|token| i64::try_from(token.0).ok());
+        let items: Vec<_> = seqs.filter_map(|seq| self.held.remove(&seq)).collect();
+        self.handout.settled(&items);
+        self.settlements.add(items.iter().map(|item| item.seq));
+        Ok(())
+    }
+
+    async fn close(self: Box<Self>) {
+        let settlements = Arc::clone(&self.settlements);
+        drop(self);
+        let _ = timeout(COMMIT_TIMEOUT, settlements.flush()).await;
+    }
+}
+
+impl Drop for EmbeddedConsumer {
+    fn drop(&mut self) {
+        self.handout.leave();
+        self.handout.give_back(self.held.drain().map(|(_, item)| item));
+    }
+}
+
+fn received(item: &Item) -> Received {
+    Received {
+        body: item.body.clone(),
+        token: Token(item.seq.unsigned_abs()),
+        queue: queue_name(&item.provider),
+        redeliveries: item.redeliveries,
+        traceparent: item.traceparent.clone(),
+    }
+}

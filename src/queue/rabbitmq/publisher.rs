@@ -1,0 +1,392 @@
+//! Publishing: pipelined confirms in windows, one window in flight on each of a few channels.
+//!
+//! A lane (one channel, one task) takes whatever waits, publishes it all, drains all its confirms and only then releases
+//! the results. At low load that is a window of one, released as soon as its confirm is there; under load windows form by
+//! themselves, of what came while all lanes were busy.
+//!
+//! Law: the client library attaches a returned message to whichever confirm comes next, so a window is drained to its end
+//! and returns are matched by message id before anybody is told anything. Nobody waits without an end: a session that is
+//! over, a confirm that does not come and a caller that gave up all end in an answer.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::link::{Link, Session};
+use super::refusal::{Trouble, call};
+use crate::crypto::SealedDelivery;
+use crate::queue::PublishError;
+
+/// Channels, and so windows in flight. One reaches the broker's limit only with large windows, which cost latency.
+const LANES: usize = 4;
+
+/// Most messages of a window.
+const WINDOW: usize = 256;
+
+/// Most bytes of a window: the client library copies bodies into a queue that it does not bound.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// While blocked, how often a lane looks whether it still is.
+const BLOCKED_GLANCE: Duration = Duration::from_millis(50);
+
+/// The `type` property: what a consumer of another version goes by.
+pub(super) const MESSAGE_TYPE: &str = "finhook.delivery.v1";
+
+pub(super) type Verdict = Result<(), PublishError>;
+
+/// Hands deliveries to the lanes.
+pub(super) struct Publisher {
+    link: Arc<Link>,
+    inbox: Arc<Inbox>,
+    confirm_timeout: Duration,
+}
+
+impl Publisher {
+    /// Starts the lanes' supervision on a link.
+    pub(super) fn start(link: Arc<Link>, exchange: &str, confirm_timeout: Duration, max_in_flight: usize) -> Self {
+        let inbox = Arc::new(Inbox::new(max_in_flight));
+        let way = Way { exchange: exchange.into(), confirm_timeout };
+        tokio::spawn(run(Arc::clone(&link), Arc::clone(&inbox), way));
+        Self { link, inbox, confirm_timeout }
+    }
+
+    /// Whether a delivery could be taken now.
+    pub(super) fn accepts(&self) -> Verdict {
+        match self.link.with_session(Session::blocked) {
+            None => Err(PublishError::Disconnected),
+            Some(true) => Err(PublishError::Blocked),
+            Some(false) => self.inbox.accepts(),
+        }
+    }
+
+    /// Completes when the lanes of a session are there.
+    pub(super) async fn open(&self) {
+        // An error cannot be: the sender is the inbox's own.
+        let _ = self.inbox.open.subscribe().wait_for(|open| *open).await;
+    }
+
+    /// Publishes and waits for the confirm.
+    pub(super) async fn publish(&self, delivery: SealedDelivery) -> Verdict {
+        self.accepts()?;
+        let answer = self.inbox.push(delivery)?;
+        match timeout(self.confirm_timeout, answer).await {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(_)) => Err(PublishError::Disconnected),
+            Err(_) => Err(PublishError::Timeout),
+        }
+    }
+
+    /// Takes nothing more, and waits until everything in flight has its answer.
+    pub(super) async fn drain(&self) {
+        self.inbox.shut();
+        let empty = async {
+            while self.inbox.in_flight.load(Ordering::Acquire) > 0 {
+                self.inbox.released.notified().await;
+            }
+        };
+        let _ = timeout(self.confirm_timeout, empty).await;
+    }
+}
+
+/// What waits for a lane. Bounded by what is in flight altogether, lanes included.
+struct Inbox {
+    waiting: Mutex<Waiting>,
+    arrived: Notify,
+    released: Notify,
+    /// Whether there are lanes.
+    open: watch::Sender<bool>,
+    in_flight: AtomicUsize,
+    max_in_flight: usize,
+}
+
+struct Waiting {
+    queue: VecDeque<Request>,
+    shut: bool,
+}
+
+struct Request {
+    delivery: SealedDelivery,
+    answer: oneshot::Sender<Verdict>,
+    _slot: Slot,
+}
+
+/// One place in flight; dropping it frees the place.
+struct Slot(Arc<Inbox>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.0.released.notify_one();
+    }
+}
+
+impl Request {
+    fn answer(self, verdict: Verdict) {
+        // The slot is freed first: who reads the answer and publishes again must find the place.
+        let Self { answer, _slot, .. } = self;
+        drop(_slot);
+        let _ = answer.send(verdict);
+    }
+}
+
+impl Inbox {
+    fn new(max_in_flight: usize) -> Self {
+        Self {
+            waiting: Mutex::new(Waiting { queue: VecDeque::new(), shut: false }),
+            arrived: Notify::new(),
+            released: Notify::new(),
+            open: watch::Sender::new(false),
+            in_flight: AtomicUsize::new(0),
+            max_in_flight,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn accepts(&self) -> Verdict {
+        if !*self.open.borrow() {
+            Err(PublishError::Disconnected)
+        } else if self.in_flight.load(Ordering::Acquire) >= self.max_in_flight {
+            Err(PublishError::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn push(self: &Arc<Self>, delivery: SealedDelivery) -> Result<oneshot::Receiver<Verdict>, PublishError> {
+        let (answer, receiver) = oneshot::channel();
+        if self.in_flight.fetch_add(1, Ordering::AcqRel) >= self.max_in_flight {
+            self.in_flight.fetch_sub(1, Ordering::AcqRel);
+            return Err(PublishError::Full);
+        }
+        let request = Request { delivery, answer, _slot: Slot(Arc::clone(self)) };
+        let mut waiting = self.lock();
+        // Looked at under the lock: whoever closes it takes the lock afterwards, and finds what was let in.
+        if !*self.open.borrow() || waiting.shut {
+            drop(waiting);
+            return Err(PublishError::Disconnected);
+        }
+        waiting.queue.push_back(request);
+        drop(waiting);
+        self.arrived.notify_one();
+        Ok(receiver)
+    }
+
+    /// Waits for something, then takes what is there, up to a window. Who gave up waiting is left out.
+    async fn take(&self) -> Vec<Request> {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let mut waiting = self.lock();
+                let mut window = Vec::new();
+                let mut bytes = 0;
+                while window.len() < WINDOW && bytes < WINDOW_BYTES {
+                    let Some(request) = waiting.queue.pop_front() else { break };
+                    if !request.answer.is_closed() {
+                        bytes += request.delivery.message.as_bytes().len();
+                        window.push(request);
+                    }
+                }
+                if !waiting.queue.is_empty() {
+                    self.arrived.notify_one();
+                }
+                if !window.is_empty() {
+                    return window;
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    fn shut(&self) {
+        self.lock().shut = true;
+        self.open.send_replace(false);
+    }
+
+    /// Takes nothing until the next session; what waits is told so.
+    fn interrupt(&self) {
+        self.open.send_replace(false);
+        let waiting = std::mem::take(&mut self.lock().queue);
+        waiting.into_iter().for_each(|request| request.answer(Err(PublishError::Disconnected)));
+    }
+}
+
+#[derive(Clone)]
+struct Way {
+    exchange: ShortString,
+    confirm_timeout: Duration,
+}
+
+/// Runs the lanes on one session after the other.
+async fn run(link: Arc<Link>, inbox: Arc<Inbox>, way: Way) {
+    while let Ok(session) = link.wait().await {
+        inbox.open();
+        let mut lanes = JoinSet::new();
+        for _ in 0..LANES {
+            lanes.spawn(lane(session.clone(), Arc::clone(&inbox), way.clone()));
+        }
+        session.over().await;
+        inbox.interrupt();
+        // Each of them sees the same end, answers what it holds, and returns.
+        while lanes.join_next().await.is_some() {}
+        inbox.interrupt();
+    }
+    inbox.interrupt();
+}
+
+async fn lane(session: Session, inbox: Arc<Inbox>, way: Way) {
+    while session.up() {
+        let channel = match confirming(&session).await {
+            Ok(channel) => channel,
+            Err(_) if session.blocked() => {
+                tokio::time::sleep(BLOCKED_GLANCE).await;
+                continue;
+            }
+            Err(trouble) => {
+                warn!("{}", trouble.sentence());
+                return session.abandon();
+            }
+        };
+        loop {
+            let window = tokio::select! {
+                window = inbox.take() => window,
+                () = session.over() => return,
+            };
+            if session.blocked() {
+                window.into_iter().for_each(|request| request.answer(Err(PublishError::Blocked)));
+                continue;
+            }
+            if !send(&session, &channel, window, &way).await {
+                break;
+            }
+        }
+    }
+}
+
+async fn confirming(session: &Session) -> Result<Channel, Trouble> {
+    let channel = session.channel().await?;
+    call("ask for confirms", channel.confirm_select(ConfirmSelectOptions::default())).await?;
+    Ok(channel)
+}
+
+/// Publishes a window and answers all of it; whether the channel can go on.
+async fn send(session: &Session, channel: &Channel, window: Vec<Request>, way: &Way) -> bool {
+    let confirmed = {
+        let deliveries: Vec<_> = window.iter().map(|request| &request.delivery).collect();
+        let confirmed = publish_window(channel, &way.exchange, &deliveries);
+        tokio::select! {
+            confirmed = timeout(way.confirm_timeout, confirmed) => confirmed.map_err(|_| PublishError::Timeout),
+            () = session.over() => Err(PublishError::Disconnected),
+        }
+    };
+    let failure = match confirmed {
+        Ok(Ok(verdicts)) => {
+            for (request, verdict) in window.into_iter().zip(verdicts) {
+                request.answer(verdict);
+            }
+            return true;
+        }
+        Ok(Err(error)) => {
+            // A channel of ours dies when its exchange is gone or forbidden: connecting anew declares, and says what is wrong.
+            warn!("the broker ended a publishing channel: {error}");
+            session.abandon();
+            PublishError::Disconnected
+        }
+        Err(failure) => failure,
+    };
+    // Some of the window may have been confirmed. Which, cannot be told for sure while returns are outstanding, and "no"
+    // to something that is in the queue only makes the sender repeat it.
+    window.into_iter().for_each(|request| request.answer(Err(failure)));
+    if failure == PublishError::Timeout {
+        session.doubt();
+    }
+    false
+}
+
+/// Publishes all, waits for all confirms, matches returns by message id.
+pub(super) async fn publish_window(
+    channel: &Channel,
+    exchange: &ShortString,
+    deliveries: &[&SealedDelivery],
+) -> lapin::Result<Vec<Verdict>> {
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let mut writes = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        let mut write = Box::pin(channel.basic_publish(
+            exchange.clone(),
+            delivery.provider.as_str().into(),
+            options,
+            delivery.message.as_bytes(),
+            properties(delivery),
+        ));
+        // The first poll queues the frames; waiting for each to be written would make one system call of every message.
+        let written = (&mut write).now_or_never();
+        writes.push((write, written));
+    }
+    let mut confirms = Vec::with_capacity(writes.len());
+    for (write, written) in writes {
+        confirms.push(match written {
+            Some(confirm) => confirm?,
+            None => write.await?,
+        });
+    }
+    let mut returned = HashSet::new();
+    let mut verdicts = Vec::with_capacity(confirms.len());
+    for confirm in confirms {
+        let confirmation = confirm.await?;
+        verdicts.push(match &confirmation {
+            Confirmation::Ack(_) => Ok(()),
+            // `NotRequested` would mean that we forgot to ask for confirms: then nothing is known to be on disk.
+            Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),
+        });
+        if let Some(message) = confirmation.take_message() {
+            match message.properties.message_id() {
+                Some(id) => returned.insert(id.as_str().to_owned()),
+                // Every message of ours has an id. If the broker lost it, nobody can say whose it was.
+                None => return Ok(vec![Err(PublishError::Refused); deliveries.len()]),
+            };
+        }
+    }
+    if !returned.is_empty() {
+        for (delivery, verdict) in deliveries.iter().zip(&mut verdicts) {
+            if returned.contains(&delivery.id.to_string()) {
+                *verdict = Err(PublishError::Refused);
+            }
+        }
+    }
+    Ok(verdicts)
+}
+
+fn properties(delivery: &SealedDelivery) -> BasicProperties {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut headers = FieldTable::default();
+    headers.insert("provider".into(), text(delivery.provider.as_str()));
+    headers.insert("received-at".into(), text(&delivery.received_at.to_string()));
+    if let Some(traceparent) = &delivery.traceparent {
+        headers.insert("traceparent".into(), text(traceparent));
+    }
+    BasicProperties::default()
+        // Persistent. A quorum queue keeps everything; a queue that an operator puts in its place might not.
+        .with_delivery_mode(2)
+        .with_content_type("application/octet-stream".into())
+        .with_type(MESSAGE_TYPE.into())
+        .with_message_id(delivery.id.to_string().into())
+        .with_timestamp(u64::try_from(delivery.received_at.seconds()).unwrap_or(0))
+        .with_headers(headers)
+}
