@@ -34,6 +34,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// When an event that failed alone is due again, by how often it failed; after the last one it is dead.
 const RETRY_AFTER_SECONDS: [i64; 5] = [5, 30, 120, 600, 3_600];
 
+/// The most events of one transaction: enough to make its cost per event small, few enough to keep its locks short.
+pub const MAX_EVENTS: usize = 1_024;
+
 /// An event with how often it has failed alone before.
 pub struct Item {
     /// The event and its envelope.
@@ -67,8 +70,8 @@ impl Settler {
 
     /// Commits a batch, isolating events that fail alone. way: 12/12
     pub async fn settle(&self, items: Vec<Item>) -> Settled {
-        // Halves wait on a stack and not in recursion: its depth is the logarithm of the batch.
-        let mut pending = vec![items];
+        // Portions and halves wait on a stack and not in recursion.
+        let mut pending = portions(items);
         while let Some(mut items) = pending.pop() {
             let attempts: Vec<u32> = items.iter().map(|item| item.attempts).collect();
             let events = items.drain(..).map(|item| item.arriving).collect();
@@ -180,6 +183,16 @@ impl Settler {
             }
         }
     }
+}
+
+/// Parts of at most [`MAX_EVENTS`], the first one last: one delivery can carry any number of events.
+fn portions(mut items: Vec<Item>) -> Vec<Vec<Item>> {
+    let mut portions = Vec::new();
+    while items.len() > MAX_EVENTS {
+        portions.push(items.split_off(items.len() - MAX_EVENTS));
+    }
+    portions.push(items);
+    portions
 }
 
 /// Counts what became of a batch's events.

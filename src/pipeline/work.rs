@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::read::Desk;
-use super::settle::{Item, Settled, Settler};
+use super::settle::{Item, MAX_EVENTS, Settled, Settler};
 use crate::ops::delays::Delays;
 use crate::queue::{Consumer, Queue, QueueError, Received, Token};
 use crate::store::Store;
@@ -28,6 +28,29 @@ pub struct BatchSize {
     pub max: usize,
     /// How long to wait for more after the first. Small: under a backlog the prefetch is full anyway.
     pub linger: Duration,
+}
+
+/// The most bytes of messages that are opened at once: what is read from them takes several times as much.
+const PORTION_BYTES: usize = 8 << 20;
+
+/// What is settled and acked together.
+#[derive(Default)]
+struct Portion {
+    items: Vec<Item>,
+    tokens: Vec<Token>,
+    bytes: usize,
+}
+
+impl Portion {
+    fn take(&mut self, received: Received, desk: &Desk) {
+        self.items.extend(desk.arriving(&received).into_iter().map(|arriving| Item { arriving, attempts: 0 }));
+        self.bytes += received.body.len();
+        self.tokens.push(received.token);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= PORTION_BYTES || self.items.len() >= MAX_EVENTS
+    }
 }
 
 /// One worker: one consumer, one transaction at a time.
@@ -93,29 +116,33 @@ impl Worker {
         }
     }
 
-    /// One batch: read, settled, acked. way: 7/12
+    /// One batch: read, settled, acked, in portions of bounded size. A suspect is a portion of its own. way: 7/12
     pub async fn step(&self, consumer: &mut dyn Consumer, batch: Vec<Received>) -> Result<Settled, QueueError> {
-        let (suspects, batch): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|received| received.redeliveries >= SUSPECT_AFTER);
-        let alone = suspects.into_iter().map(|received| vec![received]);
-        for messages in std::iter::once(batch).chain(alone).filter(|messages| !messages.is_empty()) {
-            let (items, tokens) = self.read(messages);
-            if self.settler.settle(items).await == Settled::GaveUp {
+        let mut portion = Portion::default();
+        for received in batch {
+            let suspect = received.redeliveries >= SUSPECT_AFTER;
+            if suspect && self.flush(consumer, &mut portion).await? == Settled::GaveUp {
                 return Ok(Settled::GaveUp);
             }
-            consumer.ack(tokens).await?;
+            portion.take(received, &self.desk);
+            if (suspect || portion.is_full()) && self.flush(consumer, &mut portion).await? == Settled::GaveUp {
+                return Ok(Settled::GaveUp);
+            }
         }
-        Ok(Settled::Done)
+        self.flush(consumer, &mut portion).await
     }
 
-    fn read(&self, messages: Vec<Received>) -> (Vec<Item>, Vec<Token>) {
-        let mut items = Vec::with_capacity(messages.len());
-        let mut tokens = Vec::with_capacity(messages.len());
-        for received in messages {
-            items.extend(self.desk.arriving(&received).into_iter().map(|arriving| Item { arriving, attempts: 0 }));
-            tokens.push(received.token);
+    /// Settles a portion, acks its messages, and leaves it empty.
+    async fn flush(&self, consumer: &mut dyn Consumer, portion: &mut Portion) -> Result<Settled, QueueError> {
+        let Portion { items, tokens, .. } = std::mem::take(portion);
+        if tokens.is_empty() {
+            return Ok(Settled::Done);
         }
-        (items, tokens)
+        if self.settler.settle(items).await == Settled::GaveUp {
+            return Ok(Settled::GaveUp);
+        }
+        consumer.ack(tokens).await?;
+        Ok(Settled::Done)
     }
 
     /// Twice a batch, so that the next one is here while this one commits.

@@ -6,6 +6,7 @@
 pub mod topology;
 
 mod consumer;
+mod inbox;
 mod link;
 mod publisher;
 mod refusal;
@@ -131,6 +132,10 @@ async fn goodbye(connection: &Connection) {
 impl Queue for RabbitMq {
     async fn publish(&self, delivery: SealedDelivery) -> Result<(), PublishError> {
         self.publisher.publish(delivery).await
+    }
+
+    async fn stopped(&self) -> String {
+        RabbitMq::stopped(self).await
     }
 
     fn accepts(&self) -> Result<(), PublishError> {
