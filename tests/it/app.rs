@@ -141,7 +141,7 @@ impl TestApp {
         // Signs with what is configured and, for the others, with what nobody trusts.
         let mut signs = settings
             .iter()
-            .filter(|(name, _)| !name.starts_with("FINHOOK_PLAID_"))
+            .filter(|(name, _)| !name.starts_with("FINHOOK_PLAID_") || *name == "FINHOOK_PLAID_DEVELOPMENT_KEY")
             .fold(signs, |all, (name, value)| all.with(*name, *value));
         let given = |name: &str| settings.iter().any(|(given, _)| *given == name);
         if SECRETS.iter().any(|(name, _)| given(name)) {
@@ -151,6 +151,26 @@ impl TestApp {
         }
         let tables = Tables::sqlite(&folder.path().join("data").join("finhook.db"));
         Self::start(configured, self::configured(signs), tables, folder, None, None).await
+    }
+
+    /// The same in the data folder of a process, whose keys it shares: to sign for it and to open what it sealed.
+    pub async fn embedded_in(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let sources = Sources::of([("FINHOOK_DATA_DIR", data)]);
+        let sources = settings.iter().fold(sources, |all, (name, value)| all.with(*name, *value));
+        // Its own tables are elsewhere, so that nothing but the process writes the process's.
+        let shared = configured(sources);
+        let own = ["FINHOOK_KEYS", "FINHOOK_INDEX_KEY", "FINHOOK_URL_KEYS", "FINHOOK_PLAID_DEVELOPMENT_KEY"];
+        let own = own.map(|name| (name, shared.values().secret(name).unwrap().unwrap()));
+        let own = own.iter().map(|(name, secret)| (*name, secret.expose_secret()));
+        let settings: Vec<(&str, &str)> = settings.iter().copied().chain(own).collect();
+        Self::embedded_with(&settings).await
+    }
+
+    /// The same with an operator's keys and secrets, and the key that signs as Plaid for them.
+    pub async fn embedded_with_keys(keys: &Keys) -> Self {
+        let plaid = [("FINHOOK_PLAID_DEVELOPMENT_KEY", keys.plaid.expose_secret())];
+        let given = keys.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Self::embedded_with(&given.chain(plaid).collect::<Vec<_>>()).await
     }
 
     /// PostgreSQL and RabbitMQ, with a database and a prefix of its own; `None` where there are no servers.
@@ -227,6 +247,13 @@ impl TestApp {
         let mut consumer = self.consumer.lock().await;
         if consumer.is_none() {
             *consumer = Some(tokio::time::timeout(PATIENCE, self.queue.consume(1_024)).await.unwrap().unwrap());
+        }
+    }
+
+    /// Stops consuming until the next step: what is queued stays there to be looked at.
+    pub async fn give_back(&self) {
+        if let Some(consumer) = self.consumer.lock().await.take() {
+            consumer.close().await;
         }
     }
 

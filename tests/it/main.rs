@@ -5,7 +5,17 @@
 //! `FINHOOK_TEST_REQUIRED=1` (as `tests/run` sets it) leaving out is a failure.
 
 mod app;
+mod payloads;
+mod process;
 mod servers;
 mod tables;
 
+mod bodies;
+mod commands;
+mod crashes;
+mod explaining;
 mod fixtures;
+mod histories;
+mod replaying;
+mod secrecy;
+mod surface;
