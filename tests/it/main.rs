@@ -18,4 +18,5 @@ mod fixtures;
 mod histories;
 mod replaying;
 mod secrecy;
+mod settings;
 mod surface;
