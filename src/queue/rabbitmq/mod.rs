@@ -6,6 +6,7 @@
 pub mod topology;
 
 mod consumer;
+mod inbox;
 mod link;
 mod publisher;
 mod refusal;
