@@ -66,7 +66,11 @@ fn read_filter(filter: &str) -> Result<EnvFilter, FilterError> {
         _ => filter.to_owned(),
     };
     // The library's message names what it could not read, which is a setting and no secret.
-    EnvFilter::try_new(directives).map_err(|error| FilterError(error.to_string()))
+    let filter = EnvFilter::try_new(directives).map_err(|error| FilterError(error.to_string()))?;
+    // It prints the bodies of messages that came back. They are sealed, and have no place in a log all the same.
+    let silent =
+        "lapin::returned_messages=off".parse().map_err(|_| FilterError("a directive of our own".to_owned()))?;
+    Ok(filter.add_directive(silent))
 }
 
 /// What is logged, kept instead of written: for tests that look for what must not be there.

@@ -76,8 +76,12 @@ pub struct Committed {
     pub relinked: usize,
     /// The rows that changed: table and id.
     pub changed: Vec<(&'static str, Uuid)>,
-    _proof: (),
+    _durable: Durable,
 }
+
+/// Only this room can name it, so only this room makes a [`Committed`].
+#[derive(Debug)]
+struct Durable;
 
 /// What became of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

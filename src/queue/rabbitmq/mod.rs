@@ -134,6 +134,10 @@ impl Queue for RabbitMq {
         self.publisher.publish(delivery).await
     }
 
+    async fn stopped(&self) -> String {
+        RabbitMq::stopped(self).await
+    }
+
     fn accepts(&self) -> Result<(), PublishError> {
         self.publisher.accepts()
     }
