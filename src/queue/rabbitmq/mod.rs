@@ -12,7 +12,7 @@ mod publisher;
 mod refusal;
 
 #[cfg(test)]
-mod proxy;
+pub(super) mod proxy;
 #[cfg(test)]
 mod tests;
 
