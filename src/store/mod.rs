@@ -7,6 +7,8 @@
 mod aside;
 mod columns;
 pub mod commit;
+#[cfg(test)]
+mod contract;
 pub mod fold;
 pub mod postgres;
 pub mod rows;

@@ -36,6 +36,9 @@ use super::{Consumer, Depth, PublishError, Queue, QueueError};
 use crate::crypto::SealedDelivery;
 use crate::ops::delays::Delays;
 
+/// lapin prints the bodies of returned messages as warnings.
+pub(super) const SILENT_LOG_TARGETS: &[&str] = &["lapin::returned_messages"];
+
 /// How to reach a broker and what to call things there.
 #[derive(Clone)]
 pub struct RabbitMqSettings {

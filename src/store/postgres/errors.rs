@@ -13,6 +13,11 @@ pub fn of(doing: &'static str) -> impl Fn(Error) -> StoreError {
     }
 }
 
+/// Before a connection is there, no event can be at fault, whatever the server's reason.
+pub fn connecting(error: Error) -> StoreError {
+    StoreError { trouble: StoreTrouble::Unavailable, ..of("connect")(error) }
+}
+
 fn kind(error: &Error) -> (StoreTrouble, String) {
     use StoreTrouble::{Failed, Unavailable};
     match error {

@@ -35,7 +35,8 @@ pub struct Postgres {
     /// For migrations, which need a connection without the pool's time limits.
     connect: PgConnectOptions,
     options: StoreOptions,
-    commit_timeout: Duration,
+    /// [`COMMIT_TIMEOUT`], unless a test cannot wait for it.
+    pub(in crate::store) commit_timeout: Duration,
 }
 
 impl Postgres {
@@ -55,7 +56,7 @@ impl Postgres {
             .disable_statement_logging();
         let limited = connect.clone().options([
             // The order of a commit's steps relies on each statement seeing what others committed before it.
-            ("default_transaction_isolation", r"read\ committed"),
+            ("default_transaction_isolation", "read committed"),
             // Under the commit's own timeout, so that the server frees its locks before we give up on it.
             ("statement_timeout", "20s"),
             // Longer than a batch ever holds a lock; then another transaction is stuck, and the batch is tried again.
@@ -88,7 +89,7 @@ impl Postgres {
 #[async_trait]
 impl Store for Postgres {
     async fn commit(&self, batch: &Batch, reread: &dyn Reread) -> Result<Committed, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(errors::of("connect"))?;
+        let mut connection = self.pool.acquire().await.map_err(errors::connecting)?;
         match tokio::time::timeout(self.commit_timeout, self.transact(&mut connection, batch, reread)).await {
             Ok(outcome) => outcome,
             Err(_) => {
