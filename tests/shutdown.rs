@@ -288,6 +288,7 @@ async fn what_is_in_flight_is_finished_while_readiness_is_off(place: &Place) {
 
 async fn a_second_signal_exits_at_once(place: &Place) {
     let mut serving = place.serve(&[]).await;
+    serving.readyz(StatusCode::OK).await;
     let (_stream, _) = serving.half_a_delivery("stop-unfinished").await;
     serving.signal();
     serving.readyz(StatusCode::SERVICE_UNAVAILABLE).await;
@@ -299,6 +300,7 @@ async fn a_second_signal_exits_at_once(place: &Place) {
 
 async fn the_deadline_ends_what_does_not_finish(place: &Place) {
     let mut serving = place.serve(&[("FINHOOK_SHUTDOWN_TIMEOUT", "1s")]).await;
+    serving.readyz(StatusCode::OK).await;
     let (_stream, _) = serving.half_a_delivery("stop-late").await;
     serving.signal();
     let since = Instant::now();
