@@ -10,8 +10,8 @@ use super::{Done, output};
 use crate::config::{QueueSettings, StoreSettings};
 use crate::crypto::Place;
 use crate::providers::PROVIDERS;
-use crate::queue::{Depth, Queue, QueueError};
 use crate::queue::spool::{Contents, Spool, SpoolSettings};
+use crate::queue::{Depth, Queue, QueueError};
 use secrecy::ExposeSecret;
 
 /// How long each thing that is tried may take.
