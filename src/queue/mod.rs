@@ -1,10 +1,12 @@
 //! The durable queue between receiver and worker: one trait, two backends.
 //!
 //! Law: [`Queue::publish`] takes only what a key ring sealed, and returns `Ok` only when the delivery is on disk: at a
-//! quorum of the broker, or fsynced in the embedded log. Where next: `rabbitmq/mod.rs` or `embedded.rs`.
+//! quorum of the broker, or fsynced in the embedded log. Where next: `rabbitmq/mod.rs` or `embedded.rs`;
+//! `spool.rs` puts the one before the other.
 
 pub mod embedded;
 pub mod rabbitmq;
+pub mod spool;
 
 #[cfg(test)]
 mod contract;
