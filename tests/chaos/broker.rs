@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -134,11 +137,13 @@ impl Node {
         }
     }
 
-    /// Waits until it speaks AMQP.
+    /// Waits until it is back: until it confirms a message in a quorum queue of ours. It takes connections before that.
     pub async fn answers(&self, within: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + within;
         while Instant::now() < until {
-            if speaks_amqp(self.port).await {
+            if speaks_amqp(self.port).await
+                && let Ok(Ok(())) = timeout(Duration::from_secs(5), confirms(self.port)).await
+            {
                 return Ok(());
             }
             sleep(Duration::from_millis(50)).await;
@@ -187,6 +192,28 @@ async fn speaks_amqp(port: u16) -> bool {
         (head == [1, 0, 0]).then_some(())
     };
     matches!(timeout(Duration::from_secs(2), hello).await, Ok(Some(())))
+}
+
+/// Publishes one message to a quorum queue and has it confirmed.
+async fn confirms(port: u16) -> lapin::Result<()> {
+    const QUEUE: &str = "probe";
+    let address = format!("amqp://guest:guest@127.0.0.1:{port}/%2f");
+    let connection = Connection::connect(&address, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(QUEUE.into(), durable, arguments).await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let published = channel.basic_publish(
+        "".into(),
+        QUEUE.into(),
+        BasicPublishOptions::default(),
+        b"probe",
+        BasicProperties::default().with_delivery_mode(2),
+    );
+    published.await?.await?;
+    connection.close(200, "done".into()).await
 }
 
 /// The program of the newest of several installed versions.

@@ -27,6 +27,9 @@ const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 /// Names of variables with their values.
 pub type Environment = Vec<(String, String)>;
 
+/// Who signs for each provider.
+pub type Signers = HashMap<&'static str, Box<dyn Signer>>;
+
 /// Which half a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {
@@ -79,7 +82,7 @@ impl Secrets {
     }
 
     /// finhook's own signers, set up with these.
-    pub fn signers(&self) -> anyhow::Result<(HashMap<&'static str, Box<dyn Signer>>, UrlKeys)> {
+    pub fn signers(&self) -> anyhow::Result<(Signers, UrlKeys)> {
         let mut environment = self.environment.clone();
         environment.push(("FINHOOK_PLAID_DEVELOPMENT_KEY".to_owned(), self.plaid.expose_secret().to_owned()));
         let declared: Vec<_> = PROVIDERS.iter().map(|provider| provider.variables).collect();

@@ -2,17 +2,17 @@
 //! faster. What ends their patience is kept: see `after`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use finhook::crypto::UrlKeys;
 use finhook::domain::{UserId, WallClock};
-use finhook::providers::{PROVIDERS, Signer};
+use finhook::providers::PROVIDERS;
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::deployment::Signers;
 use crate::ledger::{Answer, Ledger};
 use crate::world::{Outgoing, Sender};
 
@@ -61,7 +61,7 @@ fn fibonacci(n: u32) -> u64 {
 
 /// Signs and posts.
 pub struct Providers {
-    signers: HashMap<&'static str, Box<dyn Signer>>,
+    signers: Signers,
     url_keys: UrlKeys,
     clock: WallClock,
     client: reqwest::Client,
@@ -76,12 +76,7 @@ pub struct Providers {
 
 impl Providers {
     /// Signs with what finhook's settings say.
-    pub fn new(
-        signers: HashMap<&'static str, Box<dyn Signer>>,
-        url_keys: UrlKeys,
-        doors: Vec<u16>,
-        ledger: Ledger,
-    ) -> anyhow::Result<Self> {
+    pub fn new(signers: Signers, url_keys: UrlKeys, doors: Vec<u16>, ledger: Ledger) -> anyhow::Result<Self> {
         debug_assert_eq!(signers.len(), PROVIDERS.len(), "every provider signs");
         let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
         Ok(Self {

@@ -25,8 +25,8 @@ use crate::world::{self, LINKED_BY_HAND, World};
 
 /// How long everything may take to become a row after the last fault.
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long the load goes on after the last fault.
-const TAIL: Duration = Duration::from_secs(1);
+/// How long the load goes on after the last fault: at least, and at most if finhook does not recover.
+const TAIL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How far back events happened: far from every clock that jumps.
 const LONG_AGO_SECONDS: i64 = 30 * 86_400;
 
@@ -70,7 +70,7 @@ impl Default for Wants {
             of_receivers,
             of_workers,
             clocks: false,
-            rate: 80,
+            rate: 60,
         }
     }
 }
@@ -84,8 +84,6 @@ enum Tables {
 
 /// The stage.
 pub struct Stage {
-    /// The scenario's name.
-    pub name: String,
     /// The machine.
     pub machine: Rc<Machine>,
     /// finhook.
@@ -100,6 +98,8 @@ pub struct Stage {
     pub rng: StdRng,
     /// When the faults should be over.
     pub until: Instant,
+    /// The longest that the broker was away.
+    pub longest_absence: Duration,
     /// What a scenario found that the reckoning cannot see.
     pub problems: Vec<String>,
     /// The name of its database, and the start of its queues' names.
@@ -171,7 +171,6 @@ impl Stage {
         let ledger = Ledger::new(&machine.folder.join(format!("{name}-ledger.jsonl")))?;
         let providers = Providers::new(signers, url_keys, finhook.doors(), ledger)?.forgiving(wants.clocks);
         let mut stage = Self {
-            name: name.to_owned(),
             machine: machine.clone(),
             finhook,
             providers: Rc::new(providers),
@@ -179,6 +178,7 @@ impl Stage {
             to_database,
             rng: StdRng::seed_from_u64(seed),
             until: Instant::now() + span,
+            longest_absence: Duration::ZERO,
             problems: Vec::new(),
             place,
             tables,
@@ -208,7 +208,7 @@ impl Stage {
         self.accepting().await?;
         self.watch_commits();
         let (providers, loading) = (self.providers.clone(), self.loading.clone());
-        let start = WallClock::system().now().plus_seconds(-LONG_AGO_SECONDS).micros();
+        let start = (WallClock::system().now().seconds() - LONG_AGO_SECONDS) * 1_000_000;
         let mut world = World::new(seed, start);
         self.loader = Some(tokio::task::spawn_local(async move {
             let mut pace = interval(Duration::from_secs(1) / rate);
@@ -296,7 +296,11 @@ impl Stage {
 
     /// Ends the load, lets everything drain, reckons, stops the processes.
     pub async fn finish(mut self, servers: &Servers, node: usize) -> anyhow::Result<Outcome> {
-        sleep(TAIL).await;
+        let (least, most) = (Instant::now() + TAIL.0, Instant::now() + TAIL.1);
+        let recovers = || self.providers.ledger.borrow().recovery.outstanding().is_some();
+        while Instant::now() < least || (Instant::now() < most && recovers()) {
+            sleep(Duration::from_millis(50)).await;
+        }
         self.loading.set(false);
         if let Some(loader) = self.loader.take() {
             let mut world = loader.await.context("the load ended early")?;
@@ -326,11 +330,10 @@ impl Stage {
                 }
             };
             let mut reckoning = reckoning;
-            if reckoning.is_clean() && matches!(self.tables, Tables::Postgres { .. }) {
-                if let Some(node) = node {
-                    let left = node.left(&self.machine, &self.place).await?;
-                    reckoning.stuck.extend(left.into_iter().map(|queue| format!("queue not empty: {queue}")));
-                }
+            let queued = matches!(self.tables, Tables::Postgres { .. }) && reckoning.is_clean();
+            if let Some(node) = node.filter(|_| queued) {
+                let left = node.left(&self.machine, &self.place).await?;
+                reckoning.stuck.extend(left.into_iter().map(|queue| format!("queue not empty: {queue}")));
             }
             if reckoning.is_clean() || Instant::now() > until {
                 break reckoning;
