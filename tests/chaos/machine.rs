@@ -85,6 +85,9 @@ impl Drop for Machine {
                 if kept.is_ok() { "" } else { ", in part" }
             );
         }
+        if self.folder.join("disk").exists() {
+            let _ = output("umount", &["--lazy", &self.folder.join("disk").display().to_string()]);
+        }
         // What was killed a moment ago may still be writing.
         for _ in 0..50 {
             if fs::remove_dir_all(&self.folder).is_ok() || !self.folder.exists() {

@@ -395,10 +395,9 @@ async fn disk(stage: &mut Stage) -> anyhow::Result<()> {
             if !refused {
                 stage.problems.push("the full disk was never noticed".to_owned());
             }
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Writes until nothing fits any more.
@@ -509,7 +508,8 @@ async fn scale(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 async fn poison(stage: &mut Stage, servers: &mut Servers) -> anyhow::Result<()> {
-    let victim = world::customer(7);
+    // One delivery of two hundred is about it.
+    let victim = world::synapse_user(7);
     let raise = format!(
         "create function chaos_poison() returns trigger language plpgsql as $$
          begin if new.external_id = '{victim}' then raise exception 'poison'; end if; return new; end $$;

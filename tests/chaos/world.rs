@@ -496,11 +496,12 @@ pub fn item(number: usize) -> String {
 }
 
 /// The Unit customer of this number.
-pub fn customer(number: usize) -> String {
+fn customer(number: usize) -> String {
     (100_000 + number).to_string()
 }
 
-fn synapse_user(number: usize) -> String {
+/// The Synapse user of this number.
+pub fn synapse_user(number: usize) -> String {
     format!("5e{number:022}")
 }
 
