@@ -11,7 +11,7 @@ use crate::config::{QueueSettings, StoreSettings};
 use crate::crypto::Place;
 use crate::providers::PROVIDERS;
 use crate::queue::spool::{Contents, Spool, SpoolSettings};
-use crate::queue::{Depth, Queue, QueueError};
+use crate::queue::{Depth, Queue, QueueError, embedded};
 use secrecy::ExposeSecret;
 
 /// How long each thing that is tried may take.
@@ -132,10 +132,13 @@ async fn look(settings: &SpoolSettings) -> Result<String, String> {
 }
 
 async fn queue(app: &Configured) -> Result<String, String> {
-    if let QueueSettings::Embedded { path, .. } = &app.settings.queue
-        && !path.exists()
-    {
-        return Ok("embedded; `finhook serve` will make it".to_owned());
+    if let QueueSettings::Embedded { path, .. } = &app.settings.queue {
+        if !path.exists() {
+            return Ok("embedded; `finhook serve` will make it".to_owned());
+        }
+        if embedded::is_in_use(path).map_err(|error| error.to_string())? {
+            return Ok("embedded; a running finhook has it open".to_owned());
+        }
     }
     let queue = open_queue(app).await.map_err(|error| format!("{error:#}"))?;
     let depths = tokio::select! {

@@ -205,6 +205,11 @@ fn storage(error: sqlx::Error) -> QueueError {
     QueueError::Storage(error.to_string())
 }
 
+/// Whether another process has the queue file open.
+pub fn is_in_use(path: &Path) -> Result<bool, QueueError> {
+    lock(path).map(|lock| lock.is_none())
+}
+
 /// Locks `….lock` beside the file for as long as the handle lives; `None` while another process does. SQLite itself would
 /// let a second process in.
 fn lock(path: &Path) -> Result<Option<File>, QueueError> {
