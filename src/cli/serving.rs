@@ -32,6 +32,10 @@ use crate::store::{EventCount, Store, Vault};
 const LINGER: Duration = Duration::from_millis(1);
 /// How long the last answers on the operators' port may take when everything else has stopped.
 const OPS_GOODBYE: Duration = Duration::from_millis(500);
+/// How long a start waits for the broker before it serves without it.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often queue depths and event counts are taken.
 const OBSERVE_EVERY: Duration = Duration::from_secs(5);
 
@@ -81,6 +85,9 @@ impl Serving {
         let store = if works { Some(app.store(vault.clone()).await?) } else { None };
         // Only a receiver publishes; a spool that a worker opened would be locked against the receiver beside it.
         let queue = if receives { open_for_receiving(app).await? } else { open_queue(app).await? };
+        if receives {
+            connected(queue.as_ref(), shutdown).await;
+        }
         let ops_bind = app.settings.ops.bind.to_string();
         let ops = server::bind("FINHOOK_OPS_BIND", &ops_bind).await.map_err(BadConfiguration::from_display)?;
         let ops_address = ops.local_addr().context("the ops address")?;
@@ -152,11 +159,28 @@ impl Serving {
     }
 }
 
+/// Waits a moment for the broker, so that whoever sees us serve does not meet a 503 first. One that stays away is not
+/// waited for: its deliveries get 503, or go to the spool, until it is there.
+async fn connected(queue: &dyn Queue, shutdown: &Shutdown) {
+    let patience = tokio::time::sleep(CONNECT_PATIENCE);
+    tokio::pin!(patience);
+    while queue.accepts().is_err() {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = &mut patience => {
+                tracing::warn!("the broker is not there yet: deliveries cannot be taken until it is");
+                return;
+            }
+            () = shutdown.begun() => return,
+        }
+    }
+}
+
 /// A provider with what proves its deliveries, `None` without its secret.
-type Door = (&'static Provider, Option<Box<dyn Verifier>>);
+pub type Door = (&'static Provider, Option<Box<dyn Verifier>>);
 
 /// Every provider's door.
-fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
+pub fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
     let setup = app.setup()?;
     PROVIDERS
         .iter()
@@ -214,8 +238,8 @@ pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
     })
 }
 
-/// Binds the public port and serves webhooks on it.
-async fn receive(
+/// Binds the public port and serves webhooks on it. Tests call this and step a worker of their own.
+pub async fn receive(
     app: &Configured,
     doors: Vec<Door>,
     vault: Arc<Vault>,

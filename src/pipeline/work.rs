@@ -13,12 +13,12 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::read::Desk;
-use super::settle::{Item, MAX_EVENTS, Settled, Settler};
+use super::settle::{Item, Settled, Settler};
 use crate::ops::delays::Delays;
 use crate::queue::{Consumer, Queue, QueueError, Received, Token};
 use crate::store::Store;
 
-/// After so many deliveries of one message it is handled alone: it may be what kills the batch.
+/// After so many deliveries of one message it is a suspect: it may be what kills the worker.
 const SUSPECT_AFTER: u32 = 3;
 
 /// How a worker takes its batches.
@@ -31,26 +31,50 @@ pub struct BatchSize {
 }
 
 /// The most bytes of messages that are opened at once: what is read from them takes several times as much.
-const PORTION_BYTES: usize = 8 << 20;
+const PORTION_BYTES: usize = 4 << 20;
 
-/// What is settled and acked together.
-#[derive(Default)]
-struct Portion {
-    items: Vec<Item>,
-    tokens: Vec<Token>,
-    bytes: usize,
+/// Up to so many bytes are opened and read on the spot; more would keep the runtime from its heartbeats.
+const INLINE_BYTES: usize = 128 << 10;
+
+/// How many messages may be settled together with one that was delivered `redeliveries` times before. A worker that is
+/// killed adds one to everything that it held, so most suspects are innocent: the circle gets narrower step by step.
+fn company(redeliveries: u32) -> usize {
+    match redeliveries.saturating_sub(SUSPECT_AFTER) {
+        _ if redeliveries < SUSPECT_AFTER => usize::MAX,
+        further => (256_usize >> (2 * further).min(8)).max(1),
+    }
 }
 
-impl Portion {
-    fn take(&mut self, received: Received, desk: &Desk) {
-        self.items.extend(desk.arriving(&received).into_iter().map(|arriving| Item { arriving, attempts: 0 }));
-        self.bytes += received.body.len();
-        self.tokens.push(received.token);
+/// Parts of a batch that are opened, settled and acked together, those first that were never tried.
+fn portions(mut batch: Vec<Received>) -> Vec<Vec<Received>> {
+    batch.sort_by_key(|received| received.redeliveries);
+    let mut portions: Vec<Vec<Received>> = Vec::new();
+    let mut bytes = 0;
+    for received in batch {
+        let room = company(received.redeliveries);
+        match portions.last_mut() {
+            Some(open) if bytes + received.body.len() <= PORTION_BYTES && open.len() < room => {
+                bytes += received.body.len();
+                open.push(received);
+            }
+            _ => {
+                bytes = received.body.len();
+                portions.push(vec![received]);
+            }
+        }
     }
+    portions
+}
 
-    fn is_full(&self) -> bool {
-        self.bytes >= PORTION_BYTES || self.items.len() >= MAX_EVENTS
+/// The events of a portion, and what acks it.
+fn read(desk: &Desk, portion: Vec<Received>) -> (Vec<Item>, Vec<Token>) {
+    let mut items = Vec::with_capacity(portion.len());
+    let mut tokens = Vec::with_capacity(portion.len());
+    for received in portion {
+        items.extend(desk.arriving(&received).into_iter().map(|arriving| Item { arriving, attempts: 0 }));
+        tokens.push(received.token);
     }
+    (items, tokens)
 }
 
 /// One worker: one consumer, one transaction at a time.
@@ -116,33 +140,30 @@ impl Worker {
         }
     }
 
-    /// One batch: read, settled, acked, in portions of bounded size. A suspect is a portion of its own. way: 7/12
+    /// One batch: read, settled, acked, in portions of bounded size. way: 7/12
     pub async fn step(&self, consumer: &mut dyn Consumer, batch: Vec<Received>) -> Result<Settled, QueueError> {
-        let mut portion = Portion::default();
-        for received in batch {
-            let suspect = received.redeliveries >= SUSPECT_AFTER;
-            if suspect && self.flush(consumer, &mut portion).await? == Settled::GaveUp {
+        for portion in portions(batch) {
+            let (items, tokens) = self.read(portion).await;
+            if self.settler.settle(items).await == Settled::GaveUp {
                 return Ok(Settled::GaveUp);
             }
-            portion.take(received, &self.desk);
-            if (suspect || portion.is_full()) && self.flush(consumer, &mut portion).await? == Settled::GaveUp {
-                return Ok(Settled::GaveUp);
-            }
+            consumer.ack(tokens).await?;
         }
-        self.flush(consumer, &mut portion).await
+        Ok(Settled::Done)
     }
 
-    /// Settles a portion, acks its messages, and leaves it empty.
-    async fn flush(&self, consumer: &mut dyn Consumer, portion: &mut Portion) -> Result<Settled, QueueError> {
-        let Portion { items, tokens, .. } = std::mem::take(portion);
-        if tokens.is_empty() {
-            return Ok(Settled::Done);
+    /// Opens and reads a portion, a large one beside the runtime.
+    async fn read(&self, portion: Vec<Received>) -> (Vec<Item>, Vec<Token>) {
+        let bytes: usize = portion.iter().map(|received| received.body.len()).sum();
+        if bytes <= INLINE_BYTES {
+            return read(&self.desk, portion);
         }
-        if self.settler.settle(items).await == Settled::GaveUp {
-            return Ok(Settled::GaveUp);
+        let desk = self.desk.clone();
+        match tokio::task::spawn_blocking(move || read(&desk, portion)).await {
+            Ok(read) => read,
+            // Readers' panics are caught where they happen; another one ends this worker, which is started again.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
-        consumer.ack(tokens).await?;
-        Ok(Settled::Done)
     }
 
     /// Twice a batch, so that the next one is here while this one commits.
@@ -155,5 +176,51 @@ impl Worker {
             () = tokio::time::sleep(wait) => {}
             () = self.stop.cancelled() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::queue::Token;
+
+    fn received(redeliveries: u32, bytes: usize) -> Received {
+        Received {
+            body: Bytes::from(vec![0; bytes]),
+            token: Token::for_test(),
+            queue: "finhook.unit".to_owned(),
+            redeliveries,
+            traceparent: None,
+        }
+    }
+
+    fn sizes(batch: Vec<Received>) -> Vec<usize> {
+        portions(batch).iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn the_oftener_a_message_came_the_fewer_are_settled_with_it() {
+        let batch = |redeliveries| (0..512).map(|_| received(redeliveries, 10)).collect::<Vec<_>>();
+        assert_eq!(sizes(batch(2)), [512]);
+        assert_eq!(sizes(batch(3)), [256, 256]);
+        assert_eq!(sizes(batch(4)).len(), 8);
+        assert_eq!(sizes(batch(7)).len(), 512);
+        assert_eq!(sizes(batch(1_000)).len(), 512);
+    }
+
+    #[test]
+    fn messages_that_were_never_tried_do_not_wait_for_suspects() {
+        let batch = vec![received(9, 1), received(0, 1), received(9, 1), received(0, 1)];
+        let portions = portions(batch);
+        assert_eq!(portions.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
+        assert!(portions[0].iter().all(|received| received.redeliveries == 0));
+    }
+
+    #[test]
+    fn a_portion_is_bounded_by_bytes() {
+        assert_eq!(sizes((0..9).map(|_| received(0, 1 << 20)).collect()), [4, 4, 1]);
+        assert_eq!(sizes(vec![received(0, 15 << 20)]), [1]);
     }
 }

@@ -19,6 +19,7 @@ mod writer;
 mod tests;
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -209,9 +210,10 @@ fn storage(error: sqlx::Error) -> QueueError {
 fn lock(path: &Path) -> Result<Option<File>, QueueError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name).map_err(|error| {
-        QueueError::Fatal(format!("cannot write beside the queue file {}: {error}", path.display()))
-    })?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&name).map_err(|error| {
+            QueueError::Fatal(format!("cannot write beside the queue file {}: {error}", path.display()))
+        })?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -235,6 +237,10 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 async fn prepare(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection, QueueError> {
+    // Made before SQLite makes it, which would let others read it; its journal gets the same mode.
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(|error| {
+        QueueError::Fatal(format!("cannot make the queue file {}: {}", path.display(), error.kind()))
+    })?;
     let mut connection = options.connect().await.map_err(storage)?;
     let layout: i64 = sqlx::query_scalar("pragma user_version").fetch_one(&mut connection).await.map_err(storage)?;
     if layout != 0 && layout != LAYOUT {

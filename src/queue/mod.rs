@@ -65,6 +65,14 @@ pub trait Consumer: Send {
 #[derive(Debug)]
 pub struct Token(pub(in crate::queue) u64);
 
+#[cfg(test)]
+impl Token {
+    /// A token of no consumer.
+    pub(crate) fn for_test() -> Self {
+        Self(0)
+    }
+}
+
 /// A message as a consumer gives it.
 #[derive(Debug)]
 pub struct Received {

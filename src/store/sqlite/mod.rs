@@ -71,6 +71,9 @@ impl Sqlite {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(WRITER_TIMEOUT)
+            // A full disk makes SQLite roll back by itself. The driver, whose own rollback then fails, believes for ever
+            // that a transaction is open and begins no other: such a connection is closed and another one opened.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(write)
             .await
             .map_err(errors::of("open the database"))?;
@@ -226,6 +229,20 @@ mod tests {
         sqlx::query("pragma max_page_count = 3").execute(&store.writer).await.unwrap();
         let error = store.migrate_up().await.unwrap_err();
         assert_eq!(error.trouble, StoreTrouble::Unavailable, "{error}");
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_sqlite_rolled_back_by_itself_is_not_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("finhook.db"), options()).await.unwrap();
+        store.migrate_up().await.unwrap();
+        let mut connection = store.writer.acquire().await.unwrap();
+        let mut transaction = connection.begin_with("begin immediate").await.unwrap();
+        sqlx::query("rollback").execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap_err();
+        drop(connection);
+        store.set_aside(&[]).await.unwrap();
         store.close().await;
     }
 
