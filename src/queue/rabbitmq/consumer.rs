@@ -1,9 +1,11 @@
-//! Consuming: one channel with a consumer on every queue, acks that never reach further than what was settled.
+//! Consuming: a channel and a consumer for every queue, acks that never reach further than what was settled.
+//!
+//! A queue that does not answer takes its channel along, with everything that was given on it; so none shares one.
 //!
 //! Law: a `multiple` ack settles every lower tag of the channel, also one that still stands in a buffer unread. It is used
 //! only for the contiguous run of settled tags from the lowest open one; beyond that run each tag is acked by itself.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,23 @@ use super::refusal::{CALL_TIMEOUT, Trouble, call, judge};
 use super::topology::{Topology, count};
 use crate::queue::{Consumer, QueueError, Received, Token};
 
+/// Queues that did not answer, and until when the others are consumed without them.
+pub(super) type Silent = BTreeMap<String, Instant>;
+
+/// Why a consumer could not be opened.
+pub(super) enum NotOpened {
+    /// For a reason of the connection or of all queues.
+    Trouble(Trouble),
+    /// The broker answers, and this queue does not.
+    Silent(String),
+}
+
+impl From<Trouble> for NotOpened {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
 /// What a queue's stream gives: a message, or its end with what was wrong.
 enum Item {
     Message(usize, Box<Delivery>),
@@ -33,42 +52,61 @@ enum Item {
 pub(super) struct RabbitConsumer {
     link: Arc<Link>,
     session: Session,
-    channel: Channel,
-    queues: Vec<String>,
+    lanes: Vec<Lane>,
+    /// When it ends by itself, because it has not all of them.
+    until: Option<Instant>,
     items: SelectAll<BoxStream<'static, Item>>,
     buffer: VecDeque<Received>,
+}
+
+/// One queue's channel.
+struct Lane {
+    queue: String,
+    channel: Channel,
     tags: Tags,
 }
 
 impl RabbitConsumer {
-    /// Opens a channel with a consumer on every queue.
+    /// Consumes from every queue but the `silent` ones: a quorum queue without a leader, or one that the broker lost in a
+    /// crash, answers nothing for as long as that lasts, and the others must not wait for it.
     pub(super) async fn open(
         link: Arc<Link>,
         session: Session,
         topology: &Topology,
         prefetch: u16,
-    ) -> Result<Self, Trouble> {
+        silent: &Silent,
+    ) -> Result<Self, NotOpened> {
         // Also here, not on connecting alone: a consumer that was cancelled because somebody deleted its queue comes back.
         topology.declare(session.connection()).await?;
-        let channel = session.channel().await?;
         let queues: Vec<_> = topology.queues().into_iter().map(|queue| queue.name).collect();
-        let mut items = SelectAll::new();
-        for (index, queue) in queues.iter().enumerate() {
-            // Quorum queues refuse a limit for the channel as a whole, so it is shared out among the consumers
+        let (mut lanes, mut items) = (Vec::new(), SelectAll::new());
+        for (index, queue) in queues.iter().enumerate().filter(|(_, queue)| !silent.contains_key(*queue)) {
+            let channel = session.channel().await?;
+            // Quorum queues refuse a limit for all consumers together, so it is shared out among them
             // (<https://www.rabbitmq.com/docs/quorum-queues#global-qos>).
             let share = share(prefetch, index, queues.len());
             call("limit what is prefetched", channel.basic_qos(share, BasicQosOptions::default())).await?;
             let consume = channel.basic_consume(
                 queue.as_str().into(),
-                tag(index).as_str().into(),
+                TAG.into(),
                 BasicConsumeOptions::default(),
                 FieldTable::default(),
             );
-            let consumer =
-                call(&format!("consume from queue {queue}"), consume).await.map_err(Trouble::if_missing_passes)?;
-            let name = queue.clone();
+            let consumer = match timeout(CALL_TIMEOUT, consume).await {
+                Ok(Ok(consumer)) => consumer,
+                Ok(Err(error)) => {
+                    let trouble = judge(&format!("consume from queue {queue}"), &error);
+                    return Err(trouble.if_missing_passes().into());
+                }
+                Err(_) => {
+                    // Is it the queue or the broker that is silent?
+                    session.channel().await?;
+                    return Err(NotOpened::Silent(queue.clone()));
+                }
+            };
+            let (name, lane) = (queue.clone(), lanes.len());
             let messages = consumer.map(move |item| match item {
-                Ok(delivery) => Item::Message(index, Box::new(delivery)),
+                Ok(delivery) => Item::Message(lane, Box::new(delivery)),
                 Err(error) => {
                     Item::End(judge(&format!("go on consuming from queue {name}"), &error).sentence().to_owned())
                 }
@@ -76,16 +114,19 @@ impl RabbitConsumer {
             // A cancel by the broker just ends the stream: that must be seen, not merged away.
             let cancelled = format!("the broker cancelled the consumer of queue {queue}");
             items.push(messages.chain(stream::once(future::ready(Item::End(cancelled)))).boxed());
+            lanes.push(Lane { queue: queue.clone(), channel, tags: Tags::default() });
         }
-        Ok(Self { link, session, channel, queues, items, buffer: VecDeque::new(), tags: Tags::default() })
+        let until = silent.values().min().copied();
+        Ok(Self { link, session, lanes, until, items, buffer: VecDeque::new() })
     }
 
     /// Takes over one item; an error ends this consumer.
     fn admit(&mut self, item: Option<Item>) -> Result<(), QueueError> {
         match item {
             Some(Item::Message(index, delivery)) => {
-                self.tags.given(delivery.delivery_tag);
-                self.buffer.push_back(received(&self.queues[index], *delivery));
+                let lane = &mut self.lanes[index];
+                lane.tags.given(delivery.delivery_tag);
+                self.buffer.push_back(received(index, &lane.queue, *delivery));
                 Ok(())
             }
             Some(Item::End(sentence)) => {
@@ -103,6 +144,7 @@ impl RabbitConsumer {
             biased;
             item = self.items.next() => item,
             () = self.session.over() => return Err(QueueError::Gone),
+            () = ended(self.until) => return Err(QueueError::Gone),
         };
         self.admit(item)
     }
@@ -140,17 +182,28 @@ impl Consumer for RabbitConsumer {
         if !self.session.up() {
             return Err(QueueError::Gone);
         }
-        let acks = self.tags.settle(tokens.into_iter().map(|token| token.0));
-        let channel = &self.channel;
+        let mut tags = vec![Vec::new(); self.lanes.len()];
+        for (lane, tag) in tokens.into_iter().map(|token| lane_and_tag(&token)) {
+            // A token of another consumer settles nothing here.
+            if let Some(tags) = tags.get_mut(lane) {
+                tags.push(tag);
+            }
+        }
         let sent = async {
-            let mut writes = Vec::with_capacity(acks.len());
-            for ack in acks {
-                let mut write = Box::pin(channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }));
+            let mut writes = Vec::new();
+            for (lane, tags) in self.lanes.iter_mut().zip(tags) {
+                let channel = &lane.channel;
+                for ack in lane.tags.settle(tags.into_iter()) {
+                    writes.push(Box::pin(channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple })));
+                }
+            }
+            let mut all = Vec::with_capacity(writes.len());
+            for mut write in writes {
                 // As in publishing: all are queued by the first poll, and written together.
                 let written = (&mut write).now_or_never();
-                writes.push((write, written));
+                all.push((write, written));
             }
-            for (write, written) in writes {
+            for (write, written) in all {
                 match written {
                     Some(result) => result?,
                     None => write.await?,
@@ -171,19 +224,13 @@ impl Consumer for RabbitConsumer {
         // Closing right after an ack loses some (measured: up to 62 came again), because the channel sends acks on to the
         // queues in its own time. A cancel goes through each queue's log behind the acks sent before it, and the count
         // after it reaches the queue behind what the channel still held back.
-        let cancels = (0..self.queues.len()).map(|index| {
-            let channel = &self.channel;
-            async move { channel.basic_cancel(tag(index).as_str().into(), BasicCancelOptions::default()).await }
+        let goodbyes = self.lanes.iter().map(|Lane { queue, channel, .. }| async move {
+            let cancelled = channel.basic_cancel(TAG.into(), BasicCancelOptions::default()).await;
+            cancelled.map_err(|error| judge("cancel a consumer", &error))?;
+            count(channel, queue).await?;
+            call("close a channel", channel.close(200, "done".into())).await
         });
-        let goodbye = async {
-            for cancelled in future::join_all(cancels).await {
-                cancelled.map_err(|error| judge("cancel a consumer", &error))?;
-            }
-            for queue in &self.queues {
-                count(&self.channel, queue).await?;
-            }
-            call("close a channel", self.channel.close(200, "done".into())).await
-        };
+        let goodbye = async { future::join_all(goodbyes).await.into_iter().collect::<Result<(), Trouble>>() };
         match timeout(CALL_TIMEOUT, goodbye).await {
             Ok(Ok(())) => {}
             Ok(Err(trouble)) => warn!("{}", trouble.sentence()),
@@ -192,8 +239,25 @@ impl Consumer for RabbitConsumer {
     }
 }
 
-fn tag(index: usize) -> String {
-    format!("finhook-{index}")
+async fn ended(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => future::pending().await,
+    }
+}
+
+/// The consumer's name on its channel.
+const TAG: &str = "finhook";
+
+/// Where a token has the lane: the broker numbers each channel's deliveries from 1 on, and never gets that far.
+const LANE_SHIFT: u32 = 48;
+
+fn token(lane: usize, tag: u64) -> Token {
+    Token((lane as u64) << LANE_SHIFT | tag)
+}
+
+fn lane_and_tag(token: &Token) -> (usize, u64) {
+    ((token.0 >> LANE_SHIFT) as usize, token.0 & ((1 << LANE_SHIFT) - 1))
 }
 
 /// What of `prefetch` the consumer of a queue gets: the unrouted and the dead, which are last and nearly always empty, a
@@ -207,7 +271,7 @@ fn share(prefetch: u16, index: usize, queues: usize) -> u16 {
     (prefetch.saturating_sub(2 * rare) / providers).max(1)
 }
 
-fn received(queue: &str, delivery: Delivery) -> Received {
+fn received(lane: usize, queue: &str, delivery: Delivery) -> Received {
     let headers = delivery.properties.headers().as_ref().map(FieldTable::inner);
     let header = |name: &str| headers.and_then(|headers| headers.get(name));
     let text = |value: &AMQPValue| match value {
@@ -221,7 +285,7 @@ fn received(queue: &str, delivery: Delivery) -> Received {
         _ => None,
     };
     Received {
-        token: Token(delivery.delivery_tag),
+        token: token(lane, delivery.delivery_tag),
         queue: queue.to_owned(),
         // Quorum queues count; others only say that there was a first time.
         redeliveries: header("x-delivery-count").and_then(number).unwrap_or(u32::from(delivery.redelivered)),
@@ -237,7 +301,7 @@ struct Ack {
     multiple: bool,
 }
 
-/// Which tags of the channel are settled. The broker numbers them 1, 2, 3 … over all queues of the channel.
+/// Which tags of the channel are settled. The broker numbers them 1, 2, 3 …
 #[derive(Default)]
 struct Tags {
     /// Every tag up to here is settled.

@@ -18,16 +18,16 @@ pub(super) mod proxy;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lapin::Connection;
 use secrecy::SecretString;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use self::consumer::RabbitConsumer;
+use self::consumer::{NotOpened, RabbitConsumer, Silent};
 use self::link::{Alarm, Link, Session, connect_once};
 use self::publisher::Publisher;
 use self::refusal::{CALL_TIMEOUT, Trouble};
@@ -38,6 +38,10 @@ use crate::ops::delays::Delays;
 
 /// lapin prints the bodies of returned messages as warnings.
 pub(super) const SILENT_LOG_TARGETS: &[&str] = &["lapin::returned_messages"];
+
+/// How long the other queues are consumed without one that does not answer. Trying it costs a channel, which hangs in
+/// the broker until the connection ends, and holds the others up for a call.
+const WITHOUT_SILENT: Duration = Duration::from_secs(30);
 
 /// How to reach a broker and what to call things there.
 #[derive(Clone)]
@@ -62,6 +66,8 @@ pub struct RabbitMq {
     consuming: OnceLock<Arc<Link>>,
     publisher: Publisher,
     alarm: Alarm,
+    /// Shared by all consumers, so that each need not find out by itself.
+    silent: Mutex<Silent>,
 }
 
 impl RabbitMq {
@@ -77,7 +83,15 @@ impl RabbitMq {
             settings.confirm_timeout,
             settings.max_in_flight,
         );
-        Arc::new(Self { settings, topology, publishing, consuming: OnceLock::new(), publisher, alarm })
+        Arc::new(Self {
+            settings,
+            topology,
+            publishing,
+            consuming: OnceLock::new(),
+            publisher,
+            alarm,
+            silent: Mutex::default(),
+        })
     }
 
     /// Waits until the broker is there and everything is declared; [`QueueError::Gone`] if that takes longer.
@@ -117,6 +131,17 @@ impl RabbitMq {
         seen.map_err(told)
     }
 
+    /// Which queues are left alone now.
+    fn silent(&self) -> Silent {
+        let mut silent = self.lock_silent();
+        silent.retain(|_, until| *until > Instant::now());
+        silent.clone()
+    }
+
+    fn lock_silent(&self) -> MutexGuard<'_, Silent> {
+        self.silent.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     fn consuming(&self) -> &Arc<Link> {
         self.consuming.get_or_init(|| {
             let (url, topology) = (self.settings.url.clone(), Arc::clone(&self.topology));
@@ -152,13 +177,21 @@ impl Queue for RabbitMq {
         let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(3));
         loop {
             let session = link.wait().await?;
-            match RabbitConsumer::open(Arc::clone(link), session, &self.topology, prefetch).await {
+            let silent = self.silent();
+            match RabbitConsumer::open(Arc::clone(link), session, &self.topology, prefetch, &silent).await {
                 Ok(consumer) => return Ok(Box::new(consumer)),
-                Err(Trouble::Standing { sentence, .. }) => {
+                Err(NotOpened::Trouble(Trouble::Standing { sentence, .. })) => {
                     link.stop(&sentence);
                     return Err(QueueError::Fatal(sentence));
                 }
-                Err(trouble) => warn!("{}", trouble.sentence()),
+                Err(NotOpened::Trouble(trouble)) => warn!("{}", trouble.sentence()),
+                Err(NotOpened::Silent(queue)) => {
+                    warn!(
+                        "queue {queue} does not answer: it is tried again in 30 s, the others are consumed meanwhile"
+                    );
+                    self.lock_silent().insert(queue, Instant::now() + WITHOUT_SILENT);
+                    continue;
+                }
             }
             tokio::time::sleep(delays.after_failure()).await;
         }
