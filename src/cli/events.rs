@@ -132,8 +132,8 @@ async fn list(args: List, store: &dyn Store) -> anyhow::Result<Done> {
         subject: args.subject,
         since: args.since,
         until: args.until,
-        before: None,
         limit: PAGE,
+        ..EventFilter::default()
     };
     let mut left = args.limit.unwrap_or(if args.json { u64::MAX } else { 100 });
     let mut rows = Vec::new();

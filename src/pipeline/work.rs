@@ -1,7 +1,7 @@
 //! Step 7: the worker takes batches of sealed deliveries from all queues, settles them, and only then acks.
 //!
 //! ```text
-//!            ┌────────── gone, gave up ──────────┐
+//!            ┌────── gone, gave up, stuck ───────┐
 //!            v                                   │
 //! start ─> consume ─> next batch ─> settle ─> ack ─> next batch …      stop: give back what is not settled
 //! ```
@@ -75,9 +75,15 @@ impl Worker {
         Self { queue, desk, settler, size, stop }
     }
 
+    /// The same, holding a batch for another time while the database is away.
+    pub fn holding(self, hold: Duration) -> Self {
+        Self { settler: self.settler.holding(hold), ..self }
+    }
+
     /// Consumes for ever; returns when told to stop, or with a sentence when the broker says what no reconnect mends.
     pub async fn run(&self) -> Result<(), QueueError> {
         let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut unstuck = Delays::new(Duration::from_secs(1), Duration::from_secs(60));
         while !self.stop.is_cancelled() {
             let opened = tokio::select! {
                 opened = self.queue.consume(self.prefetch()) => opened,
@@ -93,25 +99,36 @@ impl Worker {
                 }
             };
             delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
-            match self.drain(consumer.as_mut()).await {
-                Ok(()) => consumer.close().await,
-                Err(error @ QueueError::Fatal(_)) => return Err(error),
+            let ended = self.drain(consumer.as_mut()).await;
+            match &ended {
+                Ok(_) => consumer.close().await,
+                Err(QueueError::Fatal(_)) => return ended.map(drop),
                 Err(error) => tracing::warn!(error = %error, "the consumer ended; consuming anew"),
+            }
+            if matches!(ended, Ok(Settled::Stuck)) {
+                // It comes back at once, soon alone; in between the others get their turn.
+                self.pause(unstuck.after_failure()).await;
+            } else {
+                unstuck.reset();
             }
             self.settler.until_available().await;
         }
         Ok(())
     }
 
-    /// Takes batches until the consumer ends, a batch is given up, or we are told to stop.
-    async fn drain(&self, consumer: &mut dyn Consumer) -> Result<(), QueueError> {
+    /// Takes batches until the consumer ends, a batch is not settled, or we are told to stop.
+    async fn drain(&self, consumer: &mut dyn Consumer) -> Result<Settled, QueueError> {
         loop {
             let batch = tokio::select! {
                 batch = consumer.next(self.size.max, self.size.linger) => batch?,
-                () = self.stop.cancelled() => return Ok(()),
+                () = self.stop.cancelled() => return Ok(Settled::Done),
             };
-            if batch.is_empty() || self.step(consumer, batch).await? == Settled::GaveUp {
-                return Ok(());
+            if batch.is_empty() {
+                return Ok(Settled::Done);
+            }
+            let settled = self.step(consumer, batch).await?;
+            if settled != Settled::Done {
+                return Ok(settled);
             }
         }
     }
@@ -119,17 +136,21 @@ impl Worker {
     /// One batch: read, settled, acked, in portions of bounded size. A suspect is a portion of its own. way: 7/12
     pub async fn step(&self, consumer: &mut dyn Consumer, batch: Vec<Received>) -> Result<Settled, QueueError> {
         let mut portion = Portion::default();
+        let mut settled = Settled::Done;
         for received in batch {
             let suspect = received.redeliveries >= SUSPECT_AFTER;
-            if suspect && self.flush(consumer, &mut portion).await? == Settled::GaveUp {
-                return Ok(Settled::GaveUp);
+            if suspect {
+                settled = settled.and(self.flush(consumer, &mut portion).await?);
             }
             portion.take(received, &self.desk);
-            if (suspect || portion.is_full()) && self.flush(consumer, &mut portion).await? == Settled::GaveUp {
-                return Ok(Settled::GaveUp);
+            if suspect || portion.is_full() {
+                settled = settled.and(self.flush(consumer, &mut portion).await?);
+            }
+            if settled == Settled::GaveUp {
+                return Ok(settled);
             }
         }
-        self.flush(consumer, &mut portion).await
+        Ok(settled.and(self.flush(consumer, &mut portion).await?))
     }
 
     /// Settles a portion, acks its messages, and leaves it empty.
@@ -138,11 +159,11 @@ impl Worker {
         if tokens.is_empty() {
             return Ok(Settled::Done);
         }
-        if self.settler.settle(items).await == Settled::GaveUp {
-            return Ok(Settled::GaveUp);
+        let settled = self.settler.settle(items).await;
+        if settled == Settled::Done {
+            consumer.ack(tokens).await?;
         }
-        consumer.ack(tokens).await?;
-        Ok(Settled::Done)
+        Ok(settled)
     }
 
     /// Twice a batch, so that the next one is here while this one commits.

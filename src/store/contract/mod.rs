@@ -217,7 +217,7 @@ impl Db {
     async fn sweep(&self) -> usize {
         let mut swept = 0;
         loop {
-            let stored = self.store.linkable(100).await.unwrap();
+            let stored = self.store.linkable(None, 100).await.unwrap();
             if stored.is_empty() {
                 return swept;
             }
