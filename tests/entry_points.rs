@@ -8,15 +8,45 @@ use proptest::prelude::*;
 
 /// What JSON, tokens and settings are made of.
 const WORDS: &[&str] = &[
-    "{", "}", "[", "]", ",", ":", "\"", "\\", "\n", " ", "null", "1e9", "\"id\"", "\"type\"", "\"data\"",
-    "\"included\"", "\"item_id\"", "\"webhook_type\"", "\"webhook_code\"", "\"ITEM\"", "\"ERROR\"", "\"logs\"",
-    "\"attributes\"", "\"account.created\"", "\"relationships\"", "\"user_id\"", "\"_id\"", "\"$oid\"", "fh1.",
-    "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.e30.AAAA", "workers = 3\n", "http_bind = ", "é", "\u{0}", "\u{feff}",
-    ];
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "\n",
+    " ",
+    "null",
+    "1e9",
+    "\"id\"",
+    "\"type\"",
+    "\"data\"",
+    "\"included\"",
+    "\"item_id\"",
+    "\"webhook_type\"",
+    "\"webhook_code\"",
+    "\"ITEM\"",
+    "\"ERROR\"",
+    "\"logs\"",
+    "\"attributes\"",
+    "\"account.created\"",
+    "\"relationships\"",
+    "\"user_id\"",
+    "\"_id\"",
+    "\"$oid\"",
+    "fh1.",
+    "eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.e30.AAAA",
+    "workers = 3\n",
+    "http_bind = ",
+    "é",
+    "\u{0}",
+    "\u{feff}",
+];
 
 /// Bytes of any kind, and text that looks a little like what is expected.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
-
     let text = vec(prop::sample::select(WORDS), 0..60).prop_map(|words| words.concat().into_bytes());
     let flagged = (0u8..8, text.clone()).prop_map(|(flags, text)| [vec![flags], text].concat());
     prop_oneof![vec(any::<u8>(), 0..300), text, flagged]

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
-use crate::config::QueueSettings;
+use crate::config::{self, QueueSettings};
 use crate::domain::{EventState, ProviderName};
 use crate::http::{ops_api, server, webhooks};
 use crate::ops::metrics;
@@ -161,18 +161,28 @@ fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
 pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
     let max_in_flight = app.settings.http.max_in_flight;
     Ok(match &app.settings.queue {
-        QueueSettings::RabbitMq(rabbit) => RabbitMq::connect(RabbitMqSettings {
-            url: rabbit.url.clone(),
-            prefix: rabbit.prefix.clone(),
-            providers: PROVIDERS.iter().map(|provider| provider.name.as_str()).collect(),
-            confirm_timeout: rabbit.confirm_timeout,
-            max_in_flight,
-        }),
+        QueueSettings::RabbitMq(rabbit) => RabbitMq::connect(broker(app, rabbit)),
         QueueSettings::Embedded { path, .. } => {
             let settings = EmbeddedSettings { path: path.clone(), max_bytes: None, max_in_flight };
             Embedded::open(settings).await.context("open the embedded queue")?
         }
     })
+}
+
+/// How to reach the broker, and what is ours there.
+pub fn broker(app: &Configured, rabbit: &config::RabbitMqSettings) -> RabbitMqSettings {
+    RabbitMqSettings {
+        url: rabbit.url.clone(),
+        prefix: rabbit.prefix.clone(),
+        providers: provider_names(),
+        confirm_timeout: rabbit.confirm_timeout,
+        max_in_flight: app.settings.http.max_in_flight,
+    }
+}
+
+/// Whose queues there are.
+pub fn provider_names() -> Vec<&'static str> {
+    PROVIDERS.iter().map(|provider| provider.name.as_str()).collect()
 }
 
 /// Binds the public port and serves webhooks on it.

@@ -71,7 +71,10 @@ pub struct Link {
 
 /// Proof of a commit: the transaction is durable. The field is private to this room.
 #[derive(Debug)]
-#[allow(clippy::manual_non_exhaustive, reason = "closed to the other rooms of this crate too, not only to other crates")]
+#[allow(
+    clippy::manual_non_exhaustive,
+    reason = "closed to the other rooms of this crate too, not only to other crates"
+)]
 pub struct Committed {
     /// What became of each event of the batch, in its order.
     pub outcomes: Vec<Outcome>,
