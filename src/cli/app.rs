@@ -178,9 +178,9 @@ impl Configured {
     pub async fn store_as_it_is(&self, vault: Arc<Vault>) -> anyhow::Result<Arc<dyn Store>> {
         let create_users = self.settings.worker.create_users;
         let options = StoreOptions { create_users, vault, clock: self.clock.clone() };
-        Ok(crate::store::open(&self.settings.store, self.settings.worker.workers, options)
+        crate::store::open(&self.settings.store, self.settings.worker.workers, options)
             .await
-            .context("open the database")?)
+            .context("open the database")
     }
 
     /// The store with every migration: an embedded one is brought up, of another it is said what to do.

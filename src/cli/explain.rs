@@ -218,7 +218,7 @@ fn print(provider: &Provider, explanation: &Explanation) -> anyhow::Result<()> {
     };
     output::line(&format!("{}: {verdict}, {} event(s)", provider.title, explanation.events.len()))?;
     for event in &explanation.events {
-        let text = |name: &str| event[name].as_str().unwrap_or("-").to_owned();
+        let text = |name: &str| output::plain(event[name].as_str().unwrap_or("-"));
         output::line(&format!("\n{}  subject {}  at {}", text("kind"), text("subject"), text("occurred_at")))?;
         output::line(&format!("  dedup key {}", text("dedup_key")))?;
         if let Some(why) = event["dead"].as_str() {
@@ -234,7 +234,8 @@ fn print(provider: &Provider, explanation: &Explanation) -> anyhow::Result<()> {
                 .filter(|(name, value)| *name != "table" && !value.is_null() && **value != json!(false))
                 .map(|(name, value)| format!("{name}={}", value.as_str().map_or(value.to_string(), str::to_owned)))
                 .collect();
-            output::line(&format!("  {} {}", change["table"].as_str().unwrap_or_default(), shown.join(" ")))?;
+            let table = change["table"].as_str().unwrap_or_default();
+            output::line(&format!("  {table} {}", output::plain(&shown.join(" "))))?;
         }
     }
     Ok(())

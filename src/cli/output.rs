@@ -33,12 +33,27 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> an
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| plain(cell)));
     }
     line(&table.trim_fmt())
+}
+
+/// Text from outside, with control characters escaped: an id may not move somebody's cursor.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// Whether progress may be drawn: stderr is a terminal.
 pub fn draws_progress() -> bool {
     io::stderr().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(plain("a\u{1b}[2Jb\0é"), "a\\u{1b}[2Jb\\u{0}é");
+    }
 }

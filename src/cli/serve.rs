@@ -7,6 +7,7 @@ use super::app::App;
 use super::serving::{Half, Serving};
 use crate::ops::shutdown::Shutdown;
 use crate::ops::{limits, telemetry};
+use crate::queue;
 
 /// Arguments of `finhook serve`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +23,8 @@ pub struct Args {
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     let app = app.configured()?;
-    telemetry::init(&app.settings.log.filter, app.settings.log.format).context("FINHOOK_LOG")?;
+    telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
+        .context("FINHOOK_LOG")?;
     limits::raise_open_files();
     let shutdown = Shutdown::new(app.settings.shutdown_timeout);
     shutdown.obey_signals().context("listen to signals")?;

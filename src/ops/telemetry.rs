@@ -18,8 +18,8 @@ use crate::config::LogFormat;
 #[error("not a log filter: {0}; write a level (`info`) or directives (`warn,finhook=debug`)")]
 pub struct FilterError(String);
 
-/// Starts logging with the filter of `FINHOOK_LOG`; from then on it stays as it is: calling again changes nothing.
-pub fn init(filter: &str, format: LogFormat) -> Result<(), FilterError> {
+/// Starts logging with the filter of `FINHOOK_LOG`, whatever it says without the targets in `silent`; from then on it stays as it is: calling again changes nothing.
+pub fn init(filter: &str, format: LogFormat, silent: &[&str]) -> Result<(), FilterError> {
     let terminal = std::io::stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,
@@ -27,17 +27,12 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), FilterError> {
         LogFormat::Json => true,
     };
     // The only error is that a subscriber is set already, as it is from the second test on.
-    let _ = Registry::default().with(layer(filter, json, terminal, std::io::stderr)?).try_init();
+    let _ = Registry::default().with(layer(read_filter(filter, silent)?, json, terminal, std::io::stderr)).try_init();
     Ok(())
 }
 
 /// The filter, and what it lets through as lines.
-fn layer<S, W>(
-    filter: &str,
-    json: bool,
-    terminal: bool,
-    writer: W,
-) -> Result<Box<dyn Layer<S> + Send + Sync>, FilterError>
+fn layer<S, W>(filter: EnvFilter, json: bool, terminal: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> tracing_subscriber::registry::LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
@@ -49,14 +44,14 @@ where
         (false, true) => lines.boxed(),
         (false, false) => lines.with_ansi(false).boxed(),
     };
-    Ok(lines.with_filter(read_filter(filter)?).boxed())
+    lines.with_filter(filter).boxed()
 }
 
 /// Reads a filter. A bare level is for finhook itself; what it is built on then says warnings only.
 ///
 /// At `trace` the broker's and the database's libraries print whole frames, credentials among them. Who wants that has
 /// to name the library (`finhook=debug,hyper=trace`).
-fn read_filter(filter: &str) -> Result<EnvFilter, FilterError> {
+fn read_filter(filter: &str, silent: &[&str]) -> Result<EnvFilter, FilterError> {
     let filter = filter.trim();
     let directives = match filter.to_ascii_lowercase().as_str() {
         "" => "warn,finhook=info".to_owned(),
@@ -66,7 +61,11 @@ fn read_filter(filter: &str) -> Result<EnvFilter, FilterError> {
         _ => filter.to_owned(),
     };
     // The library's message names what it could not read, which is a setting and no secret.
-    EnvFilter::try_new(directives).map_err(|error| FilterError(error.to_string()))
+    let filter = EnvFilter::try_new(directives).map_err(|error| FilterError(error.to_string()))?;
+    silent.iter().try_fold(filter, |filter, target| {
+        let directive = format!("{target}=off").parse().map_err(|_| FilterError(format!("no log target: {target}")))?;
+        Ok(filter.add_directive(directive))
+    })
 }
 
 /// What is logged, kept instead of written: for tests that look for what must not be there.
@@ -100,7 +99,8 @@ mod tests {
     fn logged(filter: &str, json: bool) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = Registry::default().with(layer(filter, json, false, move || writer.clone()).unwrap());
+        let subscriber =
+            Registry::default().with(layer(read_filter(filter, &[]).unwrap(), json, false, move || writer.clone()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::debug!(delivery.id = 7, "accepted");
             tracing::info!(target: "lapin", "a frame with a password");
@@ -124,13 +124,13 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_says_so() {
-        let error = read_filter("finhook=loud").unwrap_err().to_string();
+        let error = read_filter("finhook=loud", &[]).unwrap_err().to_string();
         assert!(error.starts_with("not a log filter"), "{error}");
     }
 
     #[test]
     fn starting_twice_is_no_error() {
-        init("off", LogFormat::Auto).unwrap();
-        init("off", LogFormat::Json).unwrap();
+        init("off", LogFormat::Auto, &[]).unwrap();
+        init("off", LogFormat::Json, &[]).unwrap();
     }
 }

@@ -16,6 +16,10 @@ use bytes::Bytes;
 
 use crate::crypto::SealedDelivery;
 
+/// Log targets of the backends' libraries that print whole messages. Those are sealed, and have no place in a log all the
+/// same.
+pub const SILENT_LOG_TARGETS: &[&str] = rabbitmq::SILENT_LOG_TARGETS;
+
 /// A durable queue of sealed deliveries.
 #[async_trait]
 pub trait Queue: Send + Sync {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::fold::{Fold, claim_of, fold_addresses, subject_of, subject_of_link};
 use super::rows::{EventKey, NewEvent, StoredCopy, SubjectKey};
 use super::tables::Tables;
-use super::{Arriving, Batch, Committed, Outcome, Reread, StoreError, StoreOptions, StoreTrouble};
+use super::{Arriving, Batch, Committed, Durable, Outcome, Reread, StoreError, StoreOptions, StoreTrouble};
 use crate::domain::{Event, EventState, Meaning, UserId};
 
 /// How many unlinked events of newly owned subjects one transaction applies; a sweep takes the rest.
@@ -43,7 +43,7 @@ pub async fn run(
 
     let changed = write(tables, &mut fold, options, now).await?;
     tables.delete_events(&batch.replaces).await?;
-    Ok(Committed { outcomes, relinked: relinked.len(), changed, _proof: () })
+    Ok(Committed { outcomes, relinked: relinked.len(), changed, _durable: Durable })
 }
 
 /// The subjects that this batch can change, sorted.

@@ -71,10 +71,6 @@ pub struct Link {
 
 /// Proof of a commit: the transaction is durable. The field is private to this room.
 #[derive(Debug)]
-#[allow(
-    clippy::manual_non_exhaustive,
-    reason = "closed to the other rooms of this crate too, not only to other crates"
-)]
 pub struct Committed {
     /// What became of each event of the batch, in its order.
     pub outcomes: Vec<Outcome>,
@@ -82,8 +78,12 @@ pub struct Committed {
     pub relinked: usize,
     /// The rows that changed: table and id.
     pub changed: Vec<(&'static str, Uuid)>,
-    _proof: (),
+    _durable: Durable,
 }
+
+/// Only this room can name it, so only this room makes a [`Committed`].
+#[derive(Debug)]
+struct Durable;
 
 /// What became of one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

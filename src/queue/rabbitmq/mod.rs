@@ -6,6 +6,7 @@
 pub mod topology;
 
 mod consumer;
+mod inbox;
 mod link;
 mod publisher;
 mod refusal;
@@ -32,6 +33,9 @@ pub use self::topology::{Standing, Topology};
 use super::{Consumer, Depth, PublishError, Queue, QueueError};
 use crate::crypto::SealedDelivery;
 use crate::ops::delays::Delays;
+
+/// lapin prints the bodies of returned messages as warnings.
+pub(super) const SILENT_LOG_TARGETS: &[&str] = &["lapin::returned_messages"];
 
 /// How to reach a broker and what to call things there.
 #[derive(Clone)]
@@ -131,6 +135,10 @@ async fn goodbye(connection: &Connection) {
 impl Queue for RabbitMq {
     async fn publish(&self, delivery: SealedDelivery) -> Result<(), PublishError> {
         self.publisher.publish(delivery).await
+    }
+
+    async fn stopped(&self) -> String {
+        RabbitMq::stopped(self).await
     }
 
     fn accepts(&self) -> Result<(), PublishError> {

@@ -8,20 +8,19 @@
 //! and returns are matched by message id before anybody is told anything. Nobody waits without an end: a session that is
 //! over, a confirm that does not come and a caller that gave up all end in an answer.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::inbox::{Inbox, Request};
 use super::link::{Link, Session};
 use super::refusal::{Trouble, call};
 use crate::crypto::SealedDelivery;
@@ -29,12 +28,6 @@ use crate::queue::PublishError;
 
 /// Channels, and so windows in flight. One reaches the broker's limit only with large windows, which cost latency.
 const LANES: usize = 4;
-
-/// Most messages of a window.
-const WINDOW: usize = 256;
-
-/// Most bytes of a window: the client library copies bodies into a queue that it does not bound.
-const WINDOW_BYTES: usize = 4 << 20;
 
 /// While blocked, how often a lane looks whether it still is.
 const BLOCKED_GLANCE: Duration = Duration::from_millis(50);
@@ -71,8 +64,7 @@ impl Publisher {
 
     /// Completes when the lanes of a session are there.
     pub(super) async fn open(&self) {
-        // An error cannot be: the sender is the inbox's own.
-        let _ = self.inbox.open.subscribe().wait_for(|open| *open).await;
+        self.inbox.opened().await;
     }
 
     /// Publishes and waits for the confirm.
@@ -89,141 +81,7 @@ impl Publisher {
     /// Takes nothing more, and waits until everything in flight has its answer.
     pub(super) async fn drain(&self) {
         self.inbox.shut();
-        let empty = async {
-            while self.inbox.in_flight.load(Ordering::Acquire) > 0 {
-                self.inbox.released.notified().await;
-            }
-        };
-        let _ = timeout(self.confirm_timeout, empty).await;
-    }
-}
-
-/// What waits for a lane. Bounded by what is in flight altogether, lanes included.
-struct Inbox {
-    waiting: Mutex<Waiting>,
-    arrived: Notify,
-    released: Notify,
-    /// Whether there are lanes.
-    open: watch::Sender<bool>,
-    in_flight: AtomicUsize,
-    max_in_flight: usize,
-}
-
-struct Waiting {
-    queue: VecDeque<Request>,
-    shut: bool,
-}
-
-struct Request {
-    delivery: SealedDelivery,
-    answer: oneshot::Sender<Verdict>,
-    _slot: Slot,
-}
-
-/// One place in flight; dropping it frees the place.
-struct Slot(Arc<Inbox>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-        self.0.released.notify_one();
-    }
-}
-
-impl Request {
-    fn answer(self, verdict: Verdict) {
-        // The slot is freed first: who reads the answer and publishes again must find the place.
-        let Self { answer, _slot, .. } = self;
-        drop(_slot);
-        let _ = answer.send(verdict);
-    }
-}
-
-impl Inbox {
-    fn new(max_in_flight: usize) -> Self {
-        Self {
-            waiting: Mutex::new(Waiting { queue: VecDeque::new(), shut: false }),
-            arrived: Notify::new(),
-            released: Notify::new(),
-            open: watch::Sender::new(false),
-            in_flight: AtomicUsize::new(0),
-            max_in_flight,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn accepts(&self) -> Verdict {
-        if !*self.open.borrow() {
-            Err(PublishError::Disconnected)
-        } else if self.in_flight.load(Ordering::Acquire) >= self.max_in_flight {
-            Err(PublishError::Full)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn push(self: &Arc<Self>, delivery: SealedDelivery) -> Result<oneshot::Receiver<Verdict>, PublishError> {
-        let (answer, receiver) = oneshot::channel();
-        if self.in_flight.fetch_add(1, Ordering::AcqRel) >= self.max_in_flight {
-            self.in_flight.fetch_sub(1, Ordering::AcqRel);
-            return Err(PublishError::Full);
-        }
-        let request = Request { delivery, answer, _slot: Slot(Arc::clone(self)) };
-        let mut waiting = self.lock();
-        // Looked at under the lock: whoever closes it takes the lock afterwards, and finds what was let in.
-        if !*self.open.borrow() || waiting.shut {
-            drop(waiting);
-            return Err(PublishError::Disconnected);
-        }
-        waiting.queue.push_back(request);
-        drop(waiting);
-        self.arrived.notify_one();
-        Ok(receiver)
-    }
-
-    /// Waits for something, then takes what is there, up to a window. Who gave up waiting is left out.
-    async fn take(&self) -> Vec<Request> {
-        loop {
-            let arrived = self.arrived.notified();
-            {
-                let mut waiting = self.lock();
-                let mut window = Vec::new();
-                let mut bytes = 0;
-                while window.len() < WINDOW && bytes < WINDOW_BYTES {
-                    let Some(request) = waiting.queue.pop_front() else { break };
-                    if !request.answer.is_closed() {
-                        bytes += request.delivery.message.as_bytes().len();
-                        window.push(request);
-                    }
-                }
-                if !waiting.queue.is_empty() {
-                    self.arrived.notify_one();
-                }
-                if !window.is_empty() {
-                    return window;
-                }
-            }
-            arrived.await;
-        }
-    }
-
-    fn open(&self) {
-        self.open.send_replace(true);
-    }
-
-    fn shut(&self) {
-        self.lock().shut = true;
-        self.open.send_replace(false);
-    }
-
-    /// Takes nothing until the next session; what waits is told so.
-    fn interrupt(&self) {
-        self.open.send_replace(false);
-        let waiting = std::mem::take(&mut self.lock().queue);
-        waiting.into_iter().for_each(|request| request.answer(Err(PublishError::Disconnected)));
+        let _ = timeout(self.confirm_timeout, self.inbox.emptied()).await;
     }
 }
 
@@ -252,12 +110,15 @@ async fn run(link: Arc<Link>, inbox: Arc<Inbox>, way: Way) {
 
 async fn lane(session: Session, inbox: Arc<Inbox>, way: Way) {
     while session.up() {
+        if session.blocked() {
+            // Nothing is written, so no channel can be opened either.
+            inbox.refuse_waiting(PublishError::Blocked);
+            tokio::time::sleep(BLOCKED_GLANCE).await;
+            continue;
+        }
         let channel = match confirming(&session).await {
             Ok(channel) => channel,
-            Err(_) if session.blocked() => {
-                tokio::time::sleep(BLOCKED_GLANCE).await;
-                continue;
-            }
+            Err(_) if session.blocked() => continue,
             Err(trouble) => {
                 warn!("{}", trouble.sentence());
                 return session.abandon();

@@ -2,11 +2,13 @@
 //! same batch gets over.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::database::Db;
 use super::{Saying, at, event, on_both};
 use crate::domain::{Email, Event, Rank, StatusChange, UserId};
-use crate::store::{Batch, Link, StoreTrouble};
+use crate::store::postgres::Postgres;
+use crate::store::{Batch, Link, Store, StoreTrouble};
 
 /// Commits until the answer is yes; only a conflict may come before that.
 async fn insist(db: &Db, batch: Batch) {
@@ -109,5 +111,32 @@ on_both! {
         ids.sort();
         ids.dedup();
         assert_eq!((taken, ids.len()), (20, 20));
+    }
+
+    async fn a_commit_that_gets_no_answer_is_given_up_and_leaves_nothing_behind(db) {
+        let super::database::Raw::Pg(pool) = &db.raw else { return };
+        let name: (String,) = sqlx::query_as("select current_database()::text").fetch_one(pool).await.unwrap();
+        let server = std::env::var("FINHOOK_TEST_DATABASE_URL").unwrap();
+        let url = format!("{}/{}", server.rsplit_once('/').unwrap().0, name.0);
+        let mut store = Postgres::open(&url.into(), 1, db.options.clone()).unwrap();
+        store.commit_timeout = Duration::from_millis(300);
+        let batch = Batch {
+            events: vec![db.archive.arriving(event("e1", 1).claiming("u1", Rank::Payload), false)],
+            ..Batch::default()
+        };
+        let mut other = pool.begin().await.unwrap();
+        sqlx::query("lock table event").execute(&mut *other).await.unwrap();
+        let error = store.commit(&batch, &db.archive).await.unwrap_err();
+        assert_eq!(error.trouble, StoreTrouble::Unavailable, "{error}");
+        other.rollback().await.unwrap();
+        // Its only connection was closed, so this needs a new one; the old transaction may hold its locks a moment longer.
+        let done = loop {
+            match store.commit(&batch, &db.archive).await {
+                Ok(done) => break done,
+                Err(error) => assert!(error.is_transient(), "{error}"),
+            }
+        };
+        assert_eq!(done.outcomes, [crate::store::Outcome::Stored(crate::domain::EventState::Applied)]);
+        store.close().await;
     }
 }

@@ -24,6 +24,7 @@ use crate::domain::{
     StatusChange, Timestamp, UserId,
 };
 use database::Db;
+pub(in crate::store) use database::options;
 
 /// Runs each test on both databases, under `sqlite::` and `postgres::`.
 macro_rules! on_both {

@@ -167,4 +167,17 @@ on_both! {
         db.take([claim("e3", 6, "u2", Rank::Payload).about("c2").email("three@example.com")]).await;
         assert_eq!(db.user("u2").await.email.as_deref(), Some("changed@example.com"));
     }
+
+    async fn a_user_and_an_integration_are_shown_to_a_reader(db) {
+        assert!(db.store.user(&UserId("u1".into())).await.unwrap().is_none());
+        assert!(db.store.integration("unit", "c1").await.unwrap().is_none());
+        db.take([claim("e1", 5, "u1", Rank::Payload).email("five@example.com")]).await;
+        let user = db.store.user(&UserId("u1".into())).await.unwrap().unwrap();
+        assert_eq!((user.email.as_deref(), user.email_verified), (Some("five@example.com"), Some(true)));
+        let integration = db.store.integration("unit", "c1").await.unwrap().unwrap();
+        assert_eq!((integration.user.as_str(), integration.status.as_str()), ("u1", "active"));
+        db.sql(r#"update "user" set email = 'own@example.com'"#).await;
+        let user = db.store.user(&UserId("u1".into())).await.unwrap().unwrap();
+        assert_eq!((user.email.as_deref(), user.email_verified), (Some("own@example.com"), None));
+    }
 }

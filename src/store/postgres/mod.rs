@@ -35,7 +35,8 @@ pub struct Postgres {
     /// For migrations, which need a connection without the pool's time limits.
     connect: PgConnectOptions,
     options: StoreOptions,
-    commit_timeout: Duration,
+    /// [`COMMIT_TIMEOUT`], unless a test cannot wait for it.
+    pub(in crate::store) commit_timeout: Duration,
 }
 
 impl Postgres {

@@ -211,3 +211,52 @@ impl Store for Sqlite {
 fn stored(rows: Vec<StoredColumns>) -> Result<Vec<StoredEvent>, StoreError> {
     rows.into_iter().map(StoredColumns::read).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::store::contract::options;
+
+    #[tokio::test]
+    async fn the_folder_and_the_files_are_for_their_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("finhook-data").join("finhook.db");
+        let store = Sqlite::open(&path, options()).await.unwrap();
+        store.migrate_up().await.unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        for name in ["finhook.db", "finhook.db-wal"] {
+            assert_eq!(mode(&path.with_file_name(name)), 0o600, "{name}");
+        }
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_nobodys_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("finhook.db"), options()).await.unwrap();
+        sqlx::query("pragma max_page_count = 3").execute(&store.writer).await.unwrap();
+        let error = store.migrate_up().await.unwrap_err();
+        assert_eq!(error.trouble, StoreTrouble::Unavailable, "{error}");
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_database_that_another_process_writes_for_too_long_is_a_conflict() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("finhook.db");
+        let store = Sqlite::open(&path, options()).await.unwrap();
+        store.migrate_up().await.unwrap();
+        let other = Sqlite::open(&path, options()).await.unwrap();
+        let held = other.writer.begin_with("begin immediate").await.unwrap();
+        sqlx::query("pragma busy_timeout = 20").execute(&store.writer).await.unwrap();
+        let error = store.set_aside(&[]).await.unwrap_err();
+        assert_eq!(error.trouble, StoreTrouble::Conflict, "{error}");
+        held.rollback().await.unwrap();
+        store.set_aside(&[]).await.unwrap();
+        other.close().await;
+        store.close().await;
+    }
+}

@@ -237,12 +237,15 @@ pub async fn accounts(pool: &SqlitePool, user: &UserId) -> Result<Vec<AccountVie
 
 /// A user, soft-deleted ones too.
 pub async fn user(pool: &SqlitePool, user: &UserId) -> Result<Option<UserView>, StoreError> {
-    let row: Option<UserViewColumns> =
-        query_as(r#"select id, external_id, email, email_verified, deleted_at from "user" where external_id = $1"#)
-            .bind(user.as_str())
-            .fetch_optional(pool)
-            .await
-            .map_err(errors::of("read a user"))?;
+    let row: Option<UserViewColumns> = query_as(
+        r#"select id, external_id, email, deleted_at,
+                 case when email is email_written then email_verified end as email_verified
+             from "user" where external_id = $1"#,
+    )
+    .bind(user.as_str())
+    .fetch_optional(pool)
+    .await
+    .map_err(errors::of("read a user"))?;
     Ok(row.map(UserViewColumns::read))
 }
 
