@@ -14,6 +14,7 @@ use super::{Done, output};
 use crate::domain::{Cause, EventState, Reason, Timestamp};
 use crate::ops::telemetry;
 use crate::pipeline::replay::Which;
+use crate::queue;
 use crate::store::{EventRow, Store};
 
 /// Arguments of `finhook dead`.
@@ -227,7 +228,8 @@ async fn discard(args: Discard, store: &dyn Store, app: &Configured) -> anyhow::
     if !replaying::agreed(args.yes, &format!("discard {} dead event(s)", args.ids.len()))? {
         return Ok(Done::No);
     }
-    telemetry::init(&app.settings.log.filter, app.settings.log.format).context("FINHOOK_LOG")?;
+    telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
+        .context("FINHOOK_LOG")?;
     let done = store.conclude(&args.ids, EventState::Dead, EventState::Recorded, Cause::Discarded).await;
     let discarded = done.context("discard")?;
     for id in &discarded {

@@ -16,6 +16,7 @@ use crate::config::QueueSettings;
 use crate::domain::EventState;
 use crate::ops::telemetry;
 use crate::pipeline::replay::{Left, Replayed, Replayer, Which};
+use crate::queue;
 
 /// How many events that could not be replayed are named one by one.
 const NAMED: usize = 20;
@@ -82,7 +83,8 @@ pub async fn run(order: Order, app: &Configured) -> anyhow::Result<Done> {
         report(selected, &replayed, how.json, "would be replayed", selected)?;
         return Ok(if how.dry_run || selected == 0 { Done::Yes } else { Done::No });
     }
-    telemetry::init(&app.settings.log.filter, app.settings.log.format).context("FINHOOK_LOG")?;
+    telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
+        .context("FINHOOK_LOG")?;
     let queue = if published { Some(open_queue(app).await?) } else { None };
     let replayer = Replayer::new(store.clone(), desk, queue.clone(), stop.clone());
     let interrupt = stop.clone();

@@ -11,3 +11,6 @@ pub mod replay;
 pub mod settle;
 pub mod sweep;
 pub mod work;
+
+#[cfg(test)]
+mod tests;

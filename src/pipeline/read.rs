@@ -33,6 +33,13 @@ impl Desk {
         Ok(Self { vault, readers, clock })
     }
 
+    /// The same with another reader of one provider.
+    #[cfg(test)]
+    pub(crate) fn reading_with(mut self, provider: ProviderName, reader: Box<dyn Reader>) -> Self {
+        self.readers.insert(provider, reader);
+        self
+    }
+
     /// The events of one message, ready for the tables. way: 8/12
     pub fn arriving(&self, received: &Received) -> Vec<Arriving> {
         // Opening may panic as little as reading; if it does, this message is kept and the worker goes on.

@@ -8,7 +8,7 @@ mod aside;
 mod columns;
 pub mod commit;
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 pub mod fold;
 pub mod postgres;
 pub mod rows;
