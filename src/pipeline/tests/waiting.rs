@@ -74,7 +74,7 @@ on_both! {
         let both = [dead.id, applied.id];
         let discard = || bench.tables.conclude(&both, EventState::Dead, EventState::Recorded, Cause::Discarded);
         assert_eq!(discard().await.unwrap(), [dead.id], "only what is dead");
-        assert_eq!(discard().await.unwrap(), []);
+        assert!(discard().await.unwrap().is_empty());
         bench.take(&[bad]).await;
         assert_eq!(bench.state("e1").await, ("recorded", Some("discarded".to_owned())));
         assert_eq!((bench.state("created-1").await.0, bench.listed().await.len()), ("applied", 2));
