@@ -10,10 +10,13 @@ use super::{Done, output};
 use crate::config::{QueueSettings, StoreSettings};
 use crate::crypto::Place;
 use crate::providers::PROVIDERS;
+use crate::queue::{Depth, Queue, QueueError};
 use secrecy::ExposeSecret;
 
 /// How long each thing that is tried may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a broker is asked that is not connected yet.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Arguments of `finhook check`.
 #[derive(Debug, clap::Args)]
@@ -120,8 +123,21 @@ async fn queue(app: &Configured) -> Result<String, String> {
         return Ok("embedded; `finhook serve` will make it".to_owned());
     }
     let queue = open_queue(app).await.map_err(|error| format!("{error:#}"))?;
-    let depths = queue.depths().await.map_err(|error| error.to_string());
+    let depths = tokio::select! {
+        depths = once_connected(queue.as_ref()) => depths.map_err(|error| error.to_string()),
+        sentence = queue.stopped() => Err(sentence),
+    };
     queue.close().await;
     let waiting: u64 = depths?.iter().map(|depth| depth.ready).sum();
     Ok(format!("answers, {waiting} message(s) wait"))
+}
+
+/// The depths, as soon as there is a connection: one to a broker is made in the background.
+async fn once_connected(queue: &dyn Queue) -> Result<Vec<Depth>, QueueError> {
+    loop {
+        match queue.depths().await {
+            Err(QueueError::Gone) => tokio::time::sleep(LOOK_EVERY).await,
+            depths => return depths,
+        }
+    }
 }

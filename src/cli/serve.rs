@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::Done;
-use super::app::App;
+use super::app::{App, BadConfiguration};
 use super::serving::{Half, Serving};
 use crate::ops::shutdown::Shutdown;
 use crate::ops::{limits, telemetry};
@@ -24,7 +24,7 @@ pub struct Args {
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     let app = app.configured()?;
     telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
-        .context("FINHOOK_LOG")?;
+        .map_err(|error| BadConfiguration::from(app.values().error("FINHOOK_LOG", error.to_string())))?;
     limits::raise_open_files();
     let shutdown = Shutdown::new(app.settings.shutdown_timeout);
     shutdown.obey_signals().context("listen to signals")?;

@@ -140,10 +140,10 @@ impl Serving {
 }
 
 /// A provider with what proves its deliveries, `None` without its secret.
-type Door = (&'static Provider, Option<Box<dyn Verifier>>);
+pub type Door = (&'static Provider, Option<Box<dyn Verifier>>);
 
 /// Every provider's door.
-fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
+pub fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
     let setup = app.setup()?;
     PROVIDERS
         .iter()
@@ -185,8 +185,8 @@ pub fn provider_names() -> Vec<&'static str> {
     PROVIDERS.iter().map(|provider| provider.name.as_str()).collect()
 }
 
-/// Binds the public port and serves webhooks on it.
-async fn receive(
+/// Binds the public port and serves webhooks on it. Tests call this and step a worker of their own.
+pub async fn receive(
     app: &Configured,
     doors: Vec<Door>,
     vault: Arc<Vault>,

@@ -1,0 +1,21 @@
+//! The real application, put together as `finhook` puts it together and tried from outside: over its port, its database,
+//! its broker and its command line.
+//!
+//! Without servers nothing that needs one runs, and each such test says that it was left out and why; with
+//! `FINHOOK_TEST_REQUIRED=1` (as `tests/run` sets it) leaving out is a failure.
+
+mod app;
+mod payloads;
+mod process;
+mod servers;
+mod tables;
+
+mod bodies;
+mod commands;
+mod crashes;
+mod explaining;
+mod fixtures;
+mod histories;
+mod replaying;
+mod secrecy;
+mod surface;
