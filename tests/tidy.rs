@@ -37,6 +37,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("now_utc", &["src/domain"]),
     ("SystemTime::now", &["src/domain"]),
     ("Delivery::assemble", &["src/domain", "src/providers/mod.rs", "src/crypto"]),
+    ("SealedDelivery::restored", &["src/crypto", "src/queue/spool"]),
 ];
 
 /// Names that say nothing about what is in a file.

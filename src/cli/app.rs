@@ -188,7 +188,7 @@ impl Configured {
         let store = self.store_as_it_is(vault).await?;
         if matches!(self.settings.store, StoreSettings::Sqlite { .. }) {
             store.migrate_up().await.context("bring the embedded database up")?;
-        } else if store.migrations().await.context("read the migrations")?.iter().any(|m| !m.applied) {
+        } else if store.migrations().await.context("DATABASE_URL")?.iter().any(|m| !m.applied) {
             return Err(BadConfiguration::usage(
                 "DATABASE_URL: the database lacks migrations of this version; run `finhook migrate up`",
             )

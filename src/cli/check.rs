@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::app::{App, Configured};
-use super::serving::open_queue;
+use super::serving::{open_queue, spool};
 use super::{Done, output};
 use crate::config::{QueueSettings, StoreSettings};
 use crate::crypto::Place;
 use crate::providers::PROVIDERS;
+use crate::queue::spool::{Contents, Spool, SpoolSettings};
 use crate::queue::{Depth, Queue, QueueError};
 use secrecy::ExposeSecret;
 
@@ -61,6 +62,9 @@ pub async fn run(args: Args) -> anyhow::Result<Done> {
 async fn try_everything(app: &Configured) -> Vec<Tried> {
     let mut tried = vec![tried("keys", keys(app)), tried("database", bounded(database(app)).await)];
     tried.push(self::tried("queue", bounded(queue(app)).await));
+    if let Some(settings) = spool(app) {
+        tried.push(self::tried("spool", bounded(look(&settings)).await));
+    }
     tried.extend(PROVIDERS.iter().map(|provider| {
         let said = app.setup().map_err(|error| error.to_string()).and_then(|setup| {
             match (provider.verifier)(&setup).map_err(|error| error.to_string())? {
@@ -114,6 +118,17 @@ async fn database(app: &Configured) -> Result<String, String> {
         n if embedded => Ok(format!("answers; {n} migration(s) will be applied by `finhook serve`")),
         n => Err(format!("answers, but {n} migration(s) are missing: run `finhook migrate up`")),
     }
+}
+
+async fn look(settings: &SpoolSettings) -> Result<String, String> {
+    let (path, contents) = Spool::look(settings).await.map_err(|error| error.to_string())?;
+    let path = path.display();
+    Ok(match contents {
+        Contents::Absent => format!("{path}: `finhook serve` will make it"),
+        Contents::InUse => format!("{path}: a running receiver has it open"),
+        Contents::Waiting(0) => format!("{path}: empty"),
+        Contents::Waiting(count) => format!("{path}: {count} delivery(ies) wait for a receiver to forward them"),
+    })
 }
 
 async fn queue(app: &Configured) -> Result<String, String> {

@@ -48,7 +48,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
             let applied: Vec<i64> = store
                 .migrations()
                 .await
-                .context("read the migrations")?
+                .context("DATABASE_URL")?
                 .into_iter()
                 .filter(|migration| migration.applied)
                 .map(|migration| migration.version)
@@ -63,7 +63,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
             Done::Yes
         }
         Command::Status { json } => {
-            let migrations = store.migrations().await.context("read the migrations")?;
+            let migrations = store.migrations().await.context("DATABASE_URL")?;
             let pending = migrations.iter().any(|migration| !migration.applied);
             if json {
                 for m in &migrations {

@@ -96,7 +96,7 @@ impl<'a> Press<'a> {
             Some(provider) => {
                 let names: Vec<&str> = provider.variables.iter().filter(|v| v.secret).map(|v| v.name).collect();
                 BadConfiguration::usage(format!(
-                    "{}: nothing to sign with; set {}, or use embedded mode, which makes secrets to develop with",
+                    "{}: nothing to sign with; set {} (embedded mode makes secrets to develop with as long as no provider has one)",
                     provider.title,
                     names.join(" or ")
                 ))

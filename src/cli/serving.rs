@@ -24,11 +24,18 @@ use crate::pipeline::work::{BatchSize, Worker};
 use crate::providers::{PROVIDERS, Provider, Verifier};
 use crate::queue::embedded::{Embedded, EmbeddedSettings};
 use crate::queue::rabbitmq::{RabbitMq, RabbitMqSettings};
+use crate::queue::spool::{self, Spool, SpoolSettings};
 use crate::queue::{Queue, QueueError};
 use crate::store::{EventCount, Store, Vault};
 
 /// How long a worker waits for more deliveries after the first of a batch.
 const LINGER: Duration = Duration::from_millis(1);
+/// How long the last answers on the operators' port may take when everything else has stopped.
+const OPS_GOODBYE: Duration = Duration::from_millis(500);
+/// How long a start waits for the broker before it serves without it.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often queue depths and event counts are taken.
 const OBSERVE_EVERY: Duration = Duration::from_secs(5);
 
@@ -52,6 +59,8 @@ pub struct Serving {
     /// The tables; `None` without the worker.
     pub store: Option<Arc<dyn Store>>,
     tasks: Vec<JoinHandle<()>>,
+    /// The operators' server, which says that we are stopping until everything else has stopped.
+    observed: (JoinHandle<()>, Shutdown),
     shutdown: Shutdown,
     failed: CancellationToken,
 }
@@ -74,7 +83,11 @@ impl Serving {
         let readiness = Readiness::new(app.clock.clone());
 
         let store = if works { Some(app.store(vault.clone()).await?) } else { None };
-        let queue = open_queue(app).await?;
+        // Only a receiver publishes; a spool that a worker opened would be locked against the receiver beside it.
+        let queue = if receives { open_for_receiving(app).await? } else { open_queue(app).await? };
+        if receives {
+            connected(queue.as_ref(), shutdown).await;
+        }
         let ops_bind = app.settings.ops.bind.to_string();
         let ops = server::bind("FINHOOK_OPS_BIND", &ops_bind).await.map_err(BadConfiguration::from_display)?;
         let ops_address = ops.local_addr().context("the ops address")?;
@@ -102,16 +115,20 @@ impl Serving {
         }
         tasks.push(tokio::spawn(observe_queue(queue.clone(), shutdown.token())));
         tasks.push(tokio::spawn(stop_loudly(queue.clone(), shutdown.clone(), failed.clone())));
+        let stopping = shutdown.clone();
+        readiness.probe("running", move || if stopping.has_begun() { Err("stopping".to_owned()) } else { Ok(()) });
         let router = ops_api::router(ops_api::OpsState { readiness, metrics });
-        let stop = shutdown.clone();
-        tasks.push(tokio::spawn(async move {
+        let ops_stop = Shutdown::new(OPS_GOODBYE);
+        let stop = ops_stop.clone();
+        let ops = tokio::spawn(async move {
             server::serve(ops, router, server::ServerLimits { connections: 256, ..Default::default() }, &stop).await;
-        }));
+        });
         match public {
             Some(public) => tracing::info!(http.address = %public, ops.address = %ops_address, "serving"),
             None => tracing::info!(ops.address = %ops_address, "working"),
         }
-        Ok(Self { public, ops: ops_address, queue, store, tasks, shutdown: shutdown.clone(), failed })
+        let observed = (ops, ops_stop);
+        Ok(Self { public, ops: ops_address, queue, store, tasks, observed, shutdown: shutdown.clone(), failed })
     }
 
     /// Stops: finishes what is in flight, makes confirms, commits and acks arrive, closes. Whether all of it was done by
@@ -135,7 +152,27 @@ impl Serving {
         if !in_time {
             tracing::error!("stopped before everything was finished: what was not acked comes again");
         }
+        let (ops, ops_stop) = self.observed;
+        ops_stop.begin();
+        let _ = ops.await;
         in_time && !self.failed.is_cancelled()
+    }
+}
+
+/// Waits a moment for the broker, so that whoever sees us serve does not meet a 503 first. One that stays away is not
+/// waited for: its deliveries get 503, or go to the spool, until it is there.
+async fn connected(queue: &dyn Queue, shutdown: &Shutdown) {
+    let patience = tokio::time::sleep(CONNECT_PATIENCE);
+    tokio::pin!(patience);
+    while queue.accepts().is_err() {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = &mut patience => {
+                tracing::warn!("the broker is not there yet: deliveries cannot be taken until it is");
+                return;
+            }
+            () = shutdown.begun() => return,
+        }
     }
 }
 
@@ -157,6 +194,32 @@ pub fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
         .collect()
 }
 
+/// What a receiver publishes to: the queue, with the spool before it if there is one.
+async fn open_for_receiving(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
+    let queue = open_queue(app).await?;
+    Ok(match spool(app) {
+        Some(spool) => Spool::open(queue, spool).await.map_err(BadConfiguration::from_display)?,
+        None => queue,
+    })
+}
+
+/// The settings of the spool, if there is one.
+pub fn spool(app: &Configured) -> Option<SpoolSettings> {
+    let QueueSettings::RabbitMq(rabbit) = &app.settings.queue else { return None };
+    rabbit.spool.as_ref().map(|spool| SpoolSettings {
+        path: spool.path.clone(),
+        max_bytes: spool.max_bytes,
+        max_in_flight: app.settings.http.max_in_flight,
+        providers: providers(),
+        patience: rabbit.confirm_timeout.min(spool::PATIENCE),
+    })
+}
+
+/// Whose queues there are.
+pub fn providers() -> Vec<&'static str> {
+    PROVIDERS.iter().map(|provider| provider.name.as_str()).collect()
+}
+
 /// The queue that the settings name. A broker that is away is waited for in the background.
 pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
     let max_in_flight = app.settings.http.max_in_flight;
@@ -174,15 +237,11 @@ pub fn broker(app: &Configured, rabbit: &config::RabbitMqSettings) -> RabbitMqSe
     RabbitMqSettings {
         url: rabbit.url.clone(),
         prefix: rabbit.prefix.clone(),
-        providers: provider_names(),
+        providers: providers(),
         confirm_timeout: rabbit.confirm_timeout,
-        max_in_flight: app.settings.http.max_in_flight,
+        // What the spool forwards takes no room from what senders wait for.
+        max_in_flight: app.settings.http.max_in_flight + rabbit.spool.as_ref().map_or(0, |_| spool::FORWARDED_AT_ONCE),
     }
-}
-
-/// Whose queues there are.
-pub fn provider_names() -> Vec<&'static str> {
-    PROVIDERS.iter().map(|provider| provider.name.as_str()).collect()
 }
 
 /// Binds the public port and serves webhooks on it. Tests call this and step a worker of their own.

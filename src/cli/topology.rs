@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::app::{App, BadConfiguration, Configured};
-use super::serving::{broker, provider_names};
+use super::serving::{broker, providers};
 use super::{Done, output};
 use crate::config::{QueueSettings, Values};
 use crate::queue::rabbitmq::{RabbitMq, RabbitMqSettings, Topology};
@@ -79,7 +79,7 @@ async fn show(settings: &RabbitMqSettings, json: bool) -> anyhow::Result<Done> {
 /// The definitions, one entry a line, so that two of them can be compared.
 fn export(values: &Values, vhost: &str) -> String {
     let prefix = values.text("FINHOOK_AMQP_PREFIX").unwrap_or_else(|| "finhook".to_owned());
-    let definitions = Topology::new(prefix, &provider_names()).definitions(vhost);
+    let definitions = Topology::new(prefix, &providers()).definitions(vhost);
     let list = |(name, list): (&String, &Value)| {
         let entries: Vec<String> = list.as_array().into_iter().flatten().map(Value::to_string).collect();
         format!("  {}: [\n    {}\n  ]", Value::from(name.as_str()), entries.join(",\n    "))
@@ -98,7 +98,7 @@ mod tests {
         let values = Values::load(&Sources::default(), &[]).unwrap_or_else(|_| unreachable!());
         let exported = export(&values, "/");
         let read: Value = serde_json::from_str(&exported).unwrap();
-        assert_eq!(read, Topology::new("finhook", &provider_names()).definitions("/"));
+        assert_eq!(read, Topology::new("finhook", &providers()).definitions("/"));
         let shipped = include_str!("../../deploy/rabbitmq/definitions.json");
         assert_eq!(
             shipped.trim_end(),

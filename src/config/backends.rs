@@ -86,6 +86,25 @@ pub struct RabbitMqSettings {
     pub prefix: String,
     /// How long a publish waits for the broker's confirm.
     pub confirm_timeout: Duration,
+    /// Where a receiver keeps what the broker does not take; `None`: nowhere.
+    pub spool: Option<SpoolSettings>,
+}
+
+/// The spool of a receiver.
+#[derive(Debug, Clone)]
+pub struct SpoolSettings {
+    /// A file, or a folder for it.
+    pub path: PathBuf,
+    /// Most bytes of deliveries in it.
+    pub max_bytes: u64,
+}
+
+impl SpoolSettings {
+    /// Reads them; `None` without `FINHOOK_SPOOL`.
+    fn from_values(values: &Values) -> Result<Option<Self>, ConfigError> {
+        let max_bytes = values.number_in("FINHOOK_SPOOL_MAX_BYTES", 1 << 20..=1 << 50)?;
+        Ok(values.text("FINHOOK_SPOOL").map(|path| Self { path: path.into(), max_bytes }))
+    }
 }
 
 impl QueueSettings {
@@ -93,13 +112,17 @@ impl QueueSettings {
     pub fn from_values(values: &Values, store: &StoreSettings) -> Result<Self, ConfigError> {
         let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
         let confirm_timeout = values.duration_in("FINHOOK_CONFIRM_TIMEOUT", bounds)?;
+        let spool = SpoolSettings::from_values(values)?;
         match (values.secret("AMQP_URL")?, store.folder()) {
             (Some(url), _) => match url.expose_secret().trim().split_once("://") {
                 Some(("amqp" | "amqps", rest)) if !rest.is_empty() => {
-                    Ok(Self::RabbitMq(RabbitMqSettings { prefix: prefix(values)?, url, confirm_timeout }))
+                    Ok(Self::RabbitMq(RabbitMqSettings { prefix: prefix(values)?, url, confirm_timeout, spool }))
                 }
                 _ => Err(values.error("AMQP_URL", "takes amqp://… or amqps://…")),
             },
+            (None, _) if spool.is_some() => {
+                Err(values.error("FINHOOK_SPOOL", "is for AMQP_URL: the embedded queue is on disk already; leave it out"))
+            }
             (None, Some(folder)) => Ok(Self::Embedded { path: folder.join("queue.db"), confirm_timeout }),
             (None, None) => Err(values.error(
                 "AMQP_URL",
@@ -170,6 +193,22 @@ mod tests {
             assert_eq!((queue.prefix.as_str(), queue.confirm_timeout), ("t-1.x_y", Duration::from_secs(5)));
         }
         assert!(read(&[("AMQP_URL", "amqp://localhost")]).is_ok());
+    }
+
+    #[test]
+    fn a_spool_stands_before_a_broker_and_nowhere_else() {
+        let spool = |given: &[(&str, &str)]| match read(given)?.1 {
+            QueueSettings::RabbitMq(rabbit) => Ok(rabbit.spool.map(|spool| (spool.path, spool.max_bytes))),
+            QueueSettings::Embedded { .. } => Err("embedded".to_owned()),
+        };
+        let broker = ("AMQP_URL", "amqp://localhost");
+        assert_eq!(spool(&[broker]), Ok(None));
+        assert_eq!(spool(&[broker, ("FINHOOK_SPOOL", "/srv/spool")]), Ok(Some(("/srv/spool".into(), 1 << 30))));
+        let given = [broker, ("FINHOOK_SPOOL", "s.db"), ("FINHOOK_SPOOL_MAX_BYTES", "1048576")];
+        assert_eq!(spool(&given), Ok(Some(("s.db".into(), 1 << 20))));
+        assert!(spool(&[broker, ("FINHOOK_SPOOL", "s.db"), ("FINHOOK_SPOOL_MAX_BYTES", "1")]).is_err());
+        let problem = spool(&[("FINHOOK_SPOOL", "/srv/spool")]).unwrap_err();
+        assert!(problem.starts_with("FINHOOK_SPOOL") && problem.contains("AMQP_URL"), "{problem}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod generated;
 mod load;
 mod shown;
 
-pub use backends::{QueueSettings, RabbitMqSettings, StoreSettings};
+pub use backends::{QueueSettings, RabbitMqSettings, SpoolSettings, StoreSettings};
 pub use settings::{
     HttpSettings, KeySettings, LogFormat, LogSettings, OpsSettings, OpsToken, Role, Settings, WorkerSettings,
 };

@@ -41,8 +41,15 @@ pub const VARIABLES: &[Variable] = &[
     plain(
         "FINHOOK_CONFIRM_TIMEOUT",
         Some("5s"),
-        "How long a delivery waits for the queue's confirm before its sender gets 503.",
+        "How long a delivery waits for the queue's confirm before its sender gets 503; with a spool, 2s at most.",
     ),
+    plain(
+        "FINHOOK_SPOOL",
+        None,
+        "A file or folder on a disk that outlives the process, where a receiver keeps deliveries that the broker does not \
+         take and answers 200; unset, their senders get 503.",
+    ),
+    plain("FINHOOK_SPOOL_MAX_BYTES", Some("1073741824"), "How many bytes of deliveries the spool holds; more get 503."),
     plain("FINHOOK_SHUTDOWN_TIMEOUT", Some("25s"), "How long a stopping process finishes what it began."),
     plain("FINHOOK_BATCH_MAX", Some("512"), "How many deliveries are committed together at most."),
     plain("FINHOOK_WORKERS", Some("2"), "How many workers one process runs."),

@@ -52,6 +52,8 @@ causes! {
     TooLong = "too_long",
     /// An id, a kind or a subject contains NUL, which no text column can hold.
     HasNul = "has_nul",
+    /// The delivery holds more events than one delivery can carry; those beyond the limit are kept together.
+    TooMany = "too_many",
     /// Recorded only: the kind needs a subject and the event names none.
     NoSubject = "no_subject",
     /// Nobody linked the subject within `FINHOOK_UNLINKED_DAYS`.

@@ -16,6 +16,10 @@ use crate::providers::{self, Reader};
 use crate::queue::Received;
 use crate::store::{Arriving, Reread, StoredEvent, Vault};
 
+/// The most events of one delivery. The providers send up to some hundreds; beyond this the body is kept as it is, as one
+/// dead event more, or a megabyte of commas would become half a million rows.
+const MAX_EVENTS: usize = 20_000;
+
 /// Opens and interprets: the key ring, and one reader for each provider.
 pub struct Desk {
     vault: Arc<Vault>,
@@ -71,8 +75,13 @@ impl Desk {
             return vec![dead(delivery, Cause::UnknownProvider)];
         };
         // Readers hold no state that a panic could leave half changed.
-        catch_unwind(AssertUnwindSafe(|| reader.events(delivery)))
-            .unwrap_or_else(|_| vec![dead(delivery, Cause::Panicked)])
+        let mut events = catch_unwind(AssertUnwindSafe(|| reader.events(delivery)))
+            .unwrap_or_else(|_| vec![dead(delivery, Cause::Panicked)]);
+        if events.len() > MAX_EVENTS {
+            events.truncate(MAX_EVENTS);
+            events.push(dead(delivery, Cause::TooMany));
+        }
+        events
     }
 
     /// A message that cannot be opened: kept as it came, sealed again, as one dead event.

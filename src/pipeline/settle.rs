@@ -57,17 +57,6 @@ pub enum Settled {
     Stuck,
 }
 
-impl Settled {
-    /// How two parts of one batch ended.
-    pub fn and(self, other: Settled) -> Settled {
-        match (self, other) {
-            (Settled::GaveUp, _) | (_, Settled::GaveUp) => Settled::GaveUp,
-            (Settled::Stuck, _) | (_, Settled::Stuck) => Settled::Stuck,
-            (Settled::Done, Settled::Done) => Settled::Done,
-        }
-    }
-}
-
 /// Commits batches.
 #[derive(Clone)]
 pub struct Settler {

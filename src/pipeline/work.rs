@@ -1,7 +1,7 @@
 //! Step 7: the worker takes batches of sealed deliveries from all queues, settles them, and only then acks.
 //!
 //! ```text
-//!            ┌────── gone, gave up, stuck ───────┐
+//!            ┌────────── gone, gave up ──────────┐
 //!            v                                   │
 //! start ─> consume ─> next batch ─> settle ─> ack ─> next batch …      stop: give back what is not settled
 //! ```
@@ -10,15 +10,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::read::Desk;
-use super::settle::{Item, MAX_EVENTS, Settled, Settler};
+use super::settle::{Item, Settled, Settler};
 use crate::ops::delays::Delays;
 use crate::queue::{Consumer, Queue, QueueError, Received, Token};
 use crate::store::Store;
 
-/// After so many deliveries of one message it is handled alone: it may be what kills the batch.
+/// After so many deliveries of one message it is a suspect: it may be what kills the worker.
 const SUSPECT_AFTER: u32 = 3;
 
 /// How a worker takes its batches.
@@ -31,26 +32,50 @@ pub struct BatchSize {
 }
 
 /// The most bytes of messages that are opened at once: what is read from them takes several times as much.
-const PORTION_BYTES: usize = 8 << 20;
+const PORTION_BYTES: usize = 4 << 20;
 
-/// What is settled and acked together.
-#[derive(Default)]
-struct Portion {
-    items: Vec<Item>,
-    tokens: Vec<Token>,
-    bytes: usize,
+/// Up to so many bytes are opened and read on the spot; more would keep the runtime from its heartbeats.
+const INLINE_BYTES: usize = 128 << 10;
+
+/// How many messages may be settled together with one that was delivered `redeliveries` times before. A worker that is
+/// killed adds one to everything that it held, so most suspects are innocent: the circle gets narrower step by step.
+fn company(redeliveries: u32) -> usize {
+    match redeliveries.saturating_sub(SUSPECT_AFTER) {
+        _ if redeliveries < SUSPECT_AFTER => usize::MAX,
+        further => (256_usize >> (2 * further).min(8)).max(1),
+    }
 }
 
-impl Portion {
-    fn take(&mut self, received: Received, desk: &Desk) {
-        self.items.extend(desk.arriving(&received).into_iter().map(|arriving| Item { arriving, attempts: 0 }));
-        self.bytes += received.body.len();
-        self.tokens.push(received.token);
+/// Parts of a batch that are opened, settled and acked together, those first that were never tried.
+fn portions(mut batch: Vec<Received>) -> Vec<Vec<Received>> {
+    batch.sort_by_key(|received| received.redeliveries);
+    let mut portions: Vec<Vec<Received>> = Vec::new();
+    let mut bytes = 0;
+    for received in batch {
+        let room = company(received.redeliveries);
+        match portions.last_mut() {
+            Some(open) if bytes + received.body.len() <= PORTION_BYTES && open.len() < room => {
+                bytes += received.body.len();
+                open.push(received);
+            }
+            _ => {
+                bytes = received.body.len();
+                portions.push(vec![received]);
+            }
+        }
     }
+    portions
+}
 
-    fn is_full(&self) -> bool {
-        self.bytes >= PORTION_BYTES || self.items.len() >= MAX_EVENTS
+/// The events of a portion, and what acks it.
+fn read(desk: &Desk, portion: Vec<Received>) -> (Vec<Item>, Vec<Token>) {
+    let mut items = Vec::with_capacity(portion.len());
+    let mut tokens = Vec::with_capacity(portion.len());
+    for received in portion {
+        items.extend(desk.arriving(&received).into_iter().map(|arriving| Item { arriving, attempts: 0 }));
+        tokens.push(received.token);
     }
+    (items, tokens)
 }
 
 /// One worker: one consumer, one transaction at a time.
@@ -99,16 +124,13 @@ impl Worker {
                 }
             };
             delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
-            let ended = self.drain(consumer.as_mut()).await;
+            let ended = self.drain(consumer.as_mut(), &mut unstuck).await;
             match &ended {
                 Ok(_) => consumer.close().await,
                 Err(QueueError::Fatal(_)) => return ended.map(drop),
                 Err(error) => tracing::warn!(error = %error, "the consumer ended; consuming anew"),
             }
-            if matches!(ended, Ok(Settled::Stuck)) {
-                // It comes back at once, soon alone; in between the others get their turn.
-                self.pause(unstuck.after_failure()).await;
-            } else {
+            if !matches!(ended, Ok(Settled::Stuck)) {
                 unstuck.reset();
             }
             self.settler.until_available().await;
@@ -116,54 +138,60 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes batches until the consumer ends, a batch is not settled, or we are told to stop.
-    async fn drain(&self, consumer: &mut dyn Consumer) -> Result<Settled, QueueError> {
+    /// Takes batches until the consumer ends, a batch is given up, or we are told to stop. What is stuck stays with the
+    /// consumer for a while, so that the others go on, and is then given back: it comes again in a narrower circle.
+    async fn drain(&self, consumer: &mut dyn Consumer, unstuck: &mut Delays) -> Result<Settled, QueueError> {
+        let mut stuck = 0;
+        let mut give_back_at: Option<Instant> = None;
         loop {
+            let due = give_back_at.unwrap_or_else(Instant::now);
             let batch = tokio::select! {
-                batch = consumer.next(self.size.max, self.size.linger) => batch?,
+                // The prefetch has room for one more batch beside those that are stuck.
+                batch = consumer.next(self.size.max, self.size.linger), if stuck <= self.size.max => batch?,
+                () = tokio::time::sleep_until(due), if give_back_at.is_some() => return Ok(Settled::Stuck),
                 () = self.stop.cancelled() => return Ok(Settled::Done),
             };
             if batch.is_empty() {
                 return Ok(Settled::Done);
             }
-            let settled = self.step(consumer, batch).await?;
-            if settled != Settled::Done {
-                return Ok(settled);
+            let messages = batch.len();
+            match self.step(consumer, batch).await? {
+                Settled::Done => {}
+                Settled::GaveUp => return Ok(Settled::GaveUp),
+                Settled::Stuck => {
+                    stuck += messages;
+                    give_back_at.get_or_insert_with(|| Instant::now() + unstuck.after_failure());
+                }
             }
         }
     }
 
-    /// One batch: read, settled, acked, in portions of bounded size. A suspect is a portion of its own. way: 7/12
+    /// One batch: read, settled, acked, in portions of bounded size. way: 7/12
     pub async fn step(&self, consumer: &mut dyn Consumer, batch: Vec<Received>) -> Result<Settled, QueueError> {
-        let mut portion = Portion::default();
         let mut settled = Settled::Done;
-        for received in batch {
-            let suspect = received.redeliveries >= SUSPECT_AFTER;
-            if suspect {
-                settled = settled.and(self.flush(consumer, &mut portion).await?);
+        for portion in portions(batch) {
+            let (items, tokens) = self.read(portion).await;
+            match self.settler.settle(items).await {
+                Settled::Done => consumer.ack(tokens).await?,
+                Settled::GaveUp => return Ok(Settled::GaveUp),
+                Settled::Stuck => settled = Settled::Stuck,
             }
-            portion.take(received, &self.desk);
-            if suspect || portion.is_full() {
-                settled = settled.and(self.flush(consumer, &mut portion).await?);
-            }
-            if settled == Settled::GaveUp {
-                return Ok(settled);
-            }
-        }
-        Ok(settled.and(self.flush(consumer, &mut portion).await?))
-    }
-
-    /// Settles a portion, acks its messages, and leaves it empty.
-    async fn flush(&self, consumer: &mut dyn Consumer, portion: &mut Portion) -> Result<Settled, QueueError> {
-        let Portion { items, tokens, .. } = std::mem::take(portion);
-        if tokens.is_empty() {
-            return Ok(Settled::Done);
-        }
-        let settled = self.settler.settle(items).await;
-        if settled == Settled::Done {
-            consumer.ack(tokens).await?;
         }
         Ok(settled)
+    }
+
+    /// Opens and reads a portion, a large one beside the runtime.
+    async fn read(&self, portion: Vec<Received>) -> (Vec<Item>, Vec<Token>) {
+        let bytes: usize = portion.iter().map(|received| received.body.len()).sum();
+        if bytes <= INLINE_BYTES {
+            return read(&self.desk, portion);
+        }
+        let desk = self.desk.clone();
+        match tokio::task::spawn_blocking(move || read(&desk, portion)).await {
+            Ok(read) => read,
+            // Readers' panics are caught where they happen; another one ends this worker, which is started again.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
 
     /// Twice a batch, so that the next one is here while this one commits.
@@ -176,5 +204,51 @@ impl Worker {
             () = tokio::time::sleep(wait) => {}
             () = self.stop.cancelled() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::queue::Token;
+
+    fn received(redeliveries: u32, bytes: usize) -> Received {
+        Received {
+            body: Bytes::from(vec![0; bytes]),
+            token: Token::for_test(),
+            queue: "finhook.unit".to_owned(),
+            redeliveries,
+            traceparent: None,
+        }
+    }
+
+    fn sizes(batch: Vec<Received>) -> Vec<usize> {
+        portions(batch).iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn the_oftener_a_message_came_the_fewer_are_settled_with_it() {
+        let batch = |redeliveries| (0..512).map(|_| received(redeliveries, 10)).collect::<Vec<_>>();
+        assert_eq!(sizes(batch(2)), [512]);
+        assert_eq!(sizes(batch(3)), [256, 256]);
+        assert_eq!(sizes(batch(4)).len(), 8);
+        assert_eq!(sizes(batch(7)).len(), 512);
+        assert_eq!(sizes(batch(1_000)).len(), 512);
+    }
+
+    #[test]
+    fn messages_that_were_never_tried_do_not_wait_for_suspects() {
+        let batch = vec![received(9, 1), received(0, 1), received(9, 1), received(0, 1)];
+        let portions = portions(batch);
+        assert_eq!(portions.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
+        assert!(portions[0].iter().all(|received| received.redeliveries == 0));
+    }
+
+    #[test]
+    fn a_portion_is_bounded_by_bytes() {
+        assert_eq!(sizes((0..9).map(|_| received(0, 1 << 20)).collect()), [4, 4, 1]);
+        assert_eq!(sizes(vec![received(0, 15 << 20)]), [1]);
     }
 }

@@ -19,11 +19,14 @@ mod writer;
 mod tests;
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{ConnectOptions, Row};
 use tokio::sync::{mpsc, oneshot};
@@ -31,7 +34,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::consumer::EmbeddedConsumer;
+pub(super) use self::consumer::{EmbeddedConsumer, Stored};
 use self::handout::Handout;
 use self::writer::{Request, Settlements, Writer};
 use super::{Consumer, Depth, PublishError, Queue, QueueError};
@@ -66,13 +69,25 @@ pub struct Embedded {
     handout: Arc<Handout>,
     settlements: Arc<Settlements>,
     closing: CancellationToken,
+    /// One of our tasks panicked: nothing can be relied on any more.
+    broken: CancellationToken,
     writer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Embedded {
     /// Opens or makes the file; refused with a sentence while another process has it open.
     pub async fn open(settings: EmbeddedSettings) -> Result<Arc<Self>, QueueError> {
-        let lock = lock(&settings.path)?;
+        let taken = format!(
+            "the queue file {} is open in another finhook process; the embedded queue serves one process at a time. Stop \
+             the other one, or set AMQP_URL to share a broker",
+            settings.path.display()
+        );
+        Self::open_if_free(settings).await?.ok_or(QueueError::Fatal(taken))
+    }
+
+    /// Opens or makes the file; `None` while another process has it open.
+    pub(super) async fn open_if_free(settings: EmbeddedSettings) -> Result<Option<Arc<Self>>, QueueError> {
+        let Some(lock) = lock(&settings.path)? else { return Ok(None) };
         let options = options(&settings.path);
         let mut connection = prepare(&options, &settings.path).await?;
         let handout = Arc::new(stored(&mut connection, settings.max_bytes).await.map_err(storage)?);
@@ -83,19 +98,27 @@ impl Embedded {
         let closing = CancellationToken::new();
         let (requests, waiting) = mpsc::channel(settings.max_in_flight.max(1));
         let writer = Writer::new(options, connection, Arc::clone(&handout), Arc::clone(&settlements));
-        let writer = tokio::spawn(async move {
+        let broken = CancellationToken::new();
+        let writer = tokio::spawn(until_broken(broken.clone(), async move {
             writer.run(waiting).await;
             // Only now may another process have the file.
             drop(lock);
-        });
-        tokio::spawn(handout::read_ahead(Arc::clone(&handout), reader, closing.clone()));
-        Ok(Arc::new(Self {
+        }));
+        let reading = handout::read_ahead(Arc::clone(&handout), reader, closing.clone());
+        tokio::spawn(until_broken(broken.clone(), reading));
+        Ok(Some(Arc::new(Self {
             requests: Mutex::new(Some(requests)),
             handout,
             settlements,
             closing,
+            broken,
             writer: tokio::sync::Mutex::new(Some(writer)),
-        }))
+        })))
+    }
+
+    /// A consumer that knows the whole rows.
+    pub(super) fn stored(&self, prefetch: u16) -> EmbeddedConsumer {
+        EmbeddedConsumer::new(Arc::clone(&self.handout), Arc::clone(&self.settlements), prefetch)
     }
 
     /// What stands in the file, also while another process has it open; nothing if there is none.
@@ -142,6 +165,7 @@ impl Queue for Embedded {
     fn accepts(&self) -> Result<(), PublishError> {
         match self.requests() {
             None => Err(PublishError::Disconnected),
+            Some(_) if self.broken.is_cancelled() => Err(PublishError::Storage),
             Some(requests) if requests.capacity() == 0 || self.handout.full() => Err(PublishError::Full),
             Some(_) => Ok(()),
         }
@@ -151,12 +175,16 @@ impl Queue for Embedded {
         if self.closing.is_cancelled() {
             return Err(QueueError::Gone);
         }
-        let (handout, settlements) = (Arc::clone(&self.handout), Arc::clone(&self.settlements));
-        Ok(Box::new(EmbeddedConsumer::new(handout, settlements, prefetch)))
+        Ok(Box::new(self.stored(prefetch)))
     }
 
     async fn depths(&self) -> Result<Vec<Depth>, QueueError> {
         Ok(self.handout.depths())
+    }
+
+    async fn stopped(&self) -> String {
+        self.broken.cancelled().await;
+        "a task of the embedded queue panicked: this is a defect of finhook. What is in the file is safe".to_owned()
     }
 
     async fn close(&self) {
@@ -177,6 +205,13 @@ impl Drop for Embedded {
     }
 }
 
+/// Runs a task; a panic in it is told, so that the process ends loudly instead of taking what nobody works off.
+async fn until_broken(broken: CancellationToken, task: impl Future<Output = ()>) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        broken.cancel();
+    }
+}
+
 /// The name that a provider's queue would have on a broker.
 fn queue_name(provider: &str) -> String {
     format!("{PREFIX}.{provider}")
@@ -186,20 +221,18 @@ fn storage(error: sqlx::Error) -> QueueError {
     QueueError::Storage(error.to_string())
 }
 
-/// Locks `….lock` beside the file for as long as the handle lives. SQLite itself would let a second process in.
-fn lock(path: &Path) -> Result<File, QueueError> {
+/// Locks `….lock` beside the file for as long as the handle lives; `None` while another process does. SQLite itself would
+/// let a second process in.
+fn lock(path: &Path) -> Result<Option<File>, QueueError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&name).map_err(|error| {
-        QueueError::Fatal(format!("cannot write beside the queue file {}: {error}", path.display()))
-    })?;
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&name).map_err(|error| {
+            QueueError::Fatal(format!("cannot write beside the queue file {}: {error}", path.display()))
+        })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(QueueError::Fatal(format!(
-            "the queue file {} is open in another finhook process; the embedded queue serves one process at a time. Stop \
-             the other one, or set AMQP_URL to share a broker",
-            path.display()
-        ))),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => {
             Err(QueueError::Fatal(format!("cannot lock the queue file {}: {error}", path.display())))
         }
@@ -220,6 +253,10 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 async fn prepare(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection, QueueError> {
+    // Made before SQLite makes it, which would let others read it; its journal gets the same mode.
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(|error| {
+        QueueError::Fatal(format!("cannot make the queue file {}: {}", path.display(), error.kind()))
+    })?;
     let mut connection = options.connect().await.map_err(storage)?;
     let layout: i64 = sqlx::query_scalar("pragma user_version").fetch_one(&mut connection).await.map_err(storage)?;
     if layout != 0 && layout != LAYOUT {

@@ -1,10 +1,12 @@
 //! The durable queue between receiver and worker: one trait, two backends.
 //!
 //! Law: [`Queue::publish`] takes only what a key ring sealed, and returns `Ok` only when the delivery is on disk: at a
-//! quorum of the broker, or fsynced in the embedded log. Where next: `rabbitmq/mod.rs` or `embedded.rs`.
+//! quorum of the broker, or fsynced in the embedded log. Where next: `rabbitmq/mod.rs` or `embedded.rs`;
+//! `spool.rs` puts the one before the other.
 
 pub mod embedded;
 pub mod rabbitmq;
+pub mod spool;
 
 #[cfg(test)]
 mod contract;
@@ -62,6 +64,14 @@ pub trait Consumer: Send {
 /// What settles one message. Opaque to everybody but the consumer that gave it.
 #[derive(Debug)]
 pub struct Token(pub(in crate::queue) u64);
+
+#[cfg(test)]
+impl Token {
+    /// A token of no consumer.
+    pub(crate) fn for_test() -> Self {
+        Self(0)
+    }
+}
 
 /// A message as a consumer gives it.
 #[derive(Debug)]

@@ -19,4 +19,5 @@ mod histories;
 mod operating;
 mod replaying;
 mod secrecy;
+mod settings;
 mod surface;

@@ -140,13 +140,29 @@ on_both! {
         bench.tables.refuses_failures.store(true, Ordering::SeqCst);
         bench.publish([body(&[about(0, "created", 0), about(1, "created", 0)])]).await;
         bench.publish((2..70).map(|n| body(&[about(n, "created", 0)]))).await;
-        for _ in 0..6 {
+        // Eight times, until it is settled alone.
+        for _ in 0..8 {
             assert_eq!(bench.work(bench.desk()).await, Settled::Stuck);
         }
         assert_eq!((bench.count(EventState::Applied).await, bench.waiting().await), (69, 1));
         bench.tables.refuses_failures.store(false, Ordering::SeqCst);
         assert_eq!(bench.work(bench.desk()).await, Settled::Done);
         assert_eq!((bench.state("created-1").await.0, bench.waiting().await), ("retrying", 0));
+    }
+
+    async fn a_worker_goes_on_with_the_others_while_something_is_stuck(db) {
+        let bench = Bench::new(&db).await;
+        bench.poison("a0", false).await;
+        bench.tables.refuses_failures.store(true, Ordering::SeqCst);
+        bench.publish((0..70).map(|n| body(&[about(n, "created", 0)]))).await;
+        let worker = bench.worker(bench.desk());
+        let running = tokio::spawn(async move { worker.run().await });
+        while bench.count(EventState::Applied).await < 69 {
+            bench.tables.committed.notified().await;
+        }
+        bench.stop.cancel();
+        running.await.unwrap().unwrap();
+        assert!(bench.waiting().await >= 1, "and it is still there");
     }
 
     async fn what_the_broker_gave_up_and_what_it_could_not_route_become_rows(db) {

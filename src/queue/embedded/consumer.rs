@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::handout::{Handout, Item, Taken};
@@ -13,8 +14,18 @@ use super::writer::Settlements;
 use super::{COMMIT_TIMEOUT, queue_name};
 use crate::queue::{Consumer, QueueError, Received, Token};
 
+/// A stored message with everything that its row says.
+pub(in crate::queue) struct Stored {
+    pub(in crate::queue) token: Token,
+    pub(in crate::queue) provider: Arc<str>,
+    /// Microseconds since the epoch.
+    pub(in crate::queue) received_at: i64,
+    pub(in crate::queue) traceparent: Option<String>,
+    pub(in crate::queue) body: Bytes,
+}
+
 /// A consumer over all messages.
-pub(super) struct EmbeddedConsumer {
+pub(in crate::queue) struct EmbeddedConsumer {
     handout: Arc<Handout>,
     settlements: Arc<Settlements>,
     prefetch: usize,
@@ -28,6 +39,27 @@ impl EmbeddedConsumer {
         handout.join();
         let prefetch = usize::from(prefetch).max(1);
         Self { handout, settlements, prefetch, buffer: Vec::new(), held: HashMap::new() }
+    }
+
+    /// As [`Consumer::next`], with the whole rows: for the spool, which passes them on.
+    pub(in crate::queue) async fn next_stored(&mut self, max: usize) -> Vec<Stored> {
+        self.gather(max, Duration::ZERO).await.map(stored).collect()
+    }
+
+    /// Waits for one message, then takes what else arrives within `linger`, up to `max`; nothing if the queue is closed.
+    async fn gather(&mut self, max: usize, linger: Duration) -> impl Iterator<Item = &Item> {
+        let max = max.max(1);
+        let mut now = 0;
+        if !self.buffer.is_empty() || self.fill(max).await {
+            let deadline = Instant::now() + linger;
+            while self.buffer.len() < max && self.held.len() < self.prefetch {
+                if !timeout_at(deadline, self.fill(max)).await.unwrap_or(false) {
+                    break;
+                }
+            }
+            now = self.buffer.len().min(max);
+        }
+        self.buffer.drain(..now).filter_map(|seq| self.held.get(&seq))
     }
 
     /// Buffers up to `max` messages, waiting for at least one more; false if the queue is closed.
@@ -56,18 +88,7 @@ impl EmbeddedConsumer {
 #[async_trait]
 impl Consumer for EmbeddedConsumer {
     async fn next(&mut self, max: usize, linger: Duration) -> Result<Vec<Received>, QueueError> {
-        let max = max.max(1);
-        if self.buffer.is_empty() && !self.fill(max).await {
-            return Ok(Vec::new());
-        }
-        let deadline = Instant::now() + linger;
-        while self.buffer.len() < max && self.held.len() < self.prefetch {
-            if !timeout_at(deadline, self.fill(max)).await.unwrap_or(false) {
-                break;
-            }
-        }
-        let now = self.buffer.len().min(max);
-        Ok(self.buffer.drain(..now).filter_map(|seq| self.held.get(&seq)).map(received).collect())
+        Ok(self.gather(max, linger).await.map(received).collect())
     }
 
     async fn ack(&mut self, tokens: Vec<Token>) -> Result<(), QueueError> {
@@ -89,6 +110,16 @@ impl Drop for EmbeddedConsumer {
     fn drop(&mut self) {
         self.handout.leave();
         self.handout.give_back(self.held.drain().map(|(_, item)| item));
+    }
+}
+
+fn stored(item: &Item) -> Stored {
+    Stored {
+        token: Token(item.seq.unsigned_abs()),
+        provider: Arc::clone(&item.provider),
+        received_at: item.received_at,
+        traceparent: item.traceparent.clone(),
+        body: item.body.clone(),
     }
 }
 

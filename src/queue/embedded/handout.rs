@@ -30,6 +30,8 @@ const PAGE: i64 = 128;
 pub(super) struct Item {
     pub(super) seq: i64,
     pub(super) provider: Arc<str>,
+    /// Microseconds since the epoch.
+    pub(super) received_at: i64,
     pub(super) traceparent: Option<String>,
     pub(super) body: Bytes,
     pub(super) redeliveries: u32,
@@ -296,11 +298,12 @@ pub(super) async fn read_ahead(handout: Arc<Handout>, mut reader: SqliteConnecti
 
 /// Rows above the cursor, as many as there should be ahead; and whether that was all there is.
 async fn page(reader: &mut SqliteConnection, cursor: i64) -> Result<(Vec<Item>, bool), sqlx::Error> {
-    let mut rows =
-        sqlx::query("select seq, provider, traceparent, message from message where seq > ? order by seq limit ?")
-            .bind(cursor)
-            .bind(PAGE)
-            .fetch(reader);
+    let mut rows = sqlx::query(
+        "select seq, provider, traceparent, message, received_at from message where seq > ? order by seq limit ?",
+    )
+    .bind(cursor)
+    .bind(PAGE)
+    .fetch(reader);
     let (mut items, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
         let body = Bytes::from(row.try_get::<Vec<u8>, _>(3)?);
@@ -308,6 +311,7 @@ async fn page(reader: &mut SqliteConnection, cursor: i64) -> Result<(Vec<Item>, 
         items.push(Item {
             seq: row.try_get(0)?,
             provider: Arc::from(row.try_get::<&str, _>(1)?),
+            received_at: row.try_get(4)?,
             traceparent: row.try_get(2)?,
             body,
             redeliveries: 0,

@@ -146,6 +146,7 @@ impl Writer {
                 let items = (first..).zip(deliveries).map(|(seq, delivery)| Item {
                     seq,
                     provider: Arc::from(delivery.provider.as_str()),
+                    received_at: delivery.received_at.micros(),
                     body: delivery.message.bytes(),
                     traceparent: delivery.traceparent,
                     redeliveries: 0,

@@ -10,10 +10,11 @@
 //! The client library's own recovery is off: it gives up after 16 attempts, takes 403 for recoverable and cannot be told
 //! to stop. A session's token says to all who use its channels that it is over, so that nobody waits for a dead socket.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use secrecy::{ExposeSecret, SecretString};
@@ -37,10 +38,13 @@ const HEARTBEAT_SECONDS: u16 = 5;
 const FRAME_BYTES: u32 = 32 * 1024;
 
 /// How long opening may take, name lookup and TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(6);
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// With an attempt that runs into its timeout just before the broker is back, still less than the 10 s within which
+/// everything has to work again.
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
 
 /// A connection that stood shorter than this does not start the delays over.
 const STABLE: Duration = Duration::from_secs(10);
@@ -130,7 +134,8 @@ impl Link {
             state: watch::Sender::new(State::Connecting),
             closing: CancellationToken::new(),
         });
-        tokio::spawn(Arc::clone(&link).supervise());
+        let tended = Arc::clone(&link);
+        tokio::spawn(tend("a connection's supervision", move || Arc::clone(&tended).supervise()));
         link
     }
 
@@ -196,6 +201,13 @@ impl Link {
     }
 
     async fn supervise(self: Arc<Self>) {
+        // Not there unless the supervision before this one panicked.
+        self.state.send_if_modified(|state| {
+            let State::Up(session) = state else { return false };
+            session.abandon();
+            *state = State::Connecting;
+            true
+        });
         let mut delays = Delays::new(FIRST_DELAY, LONGEST_DELAY);
         let mut silent = false;
         loop {
@@ -282,6 +294,14 @@ impl Link {
                 }
             }
         }
+    }
+}
+
+/// Runs a task that has to go on: one that panics is started again, after a moment.
+pub(super) async fn tend<F: Future<Output = ()>>(what: &str, task: impl Fn() -> F) {
+    while AssertUnwindSafe(task()).catch_unwind().await.is_err() {
+        error!("{what} panicked and starts over");
+        tokio::time::sleep(FIRST_DELAY).await;
     }
 }
 

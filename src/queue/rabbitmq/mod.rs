@@ -12,7 +12,9 @@ mod publisher;
 mod refusal;
 
 #[cfg(test)]
-mod proxy;
+mod node;
+#[cfg(test)]
+pub(super) mod proxy;
 #[cfg(test)]
 mod tests;
 
@@ -147,7 +149,7 @@ impl Queue for RabbitMq {
 
     async fn consume(&self, prefetch: u16) -> Result<Box<dyn Consumer>, QueueError> {
         let link = self.consuming();
-        let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(3));
         loop {
             let session = link.wait().await?;
             match RabbitConsumer::open(Arc::clone(link), session, &self.topology, prefetch).await {
@@ -168,6 +170,10 @@ impl Queue for RabbitMq {
             Some(session) => session,
             None => self.publishing.session().ok_or(QueueError::Gone)?,
         };
+        if session.blocked() {
+            // Nothing is written: each try would leave a channel behind that opens when the alarm ends.
+            return Err(QueueError::Gone);
+        }
         depths(&session, &self.topology).await.map_err(QueueError::from)
     }
 

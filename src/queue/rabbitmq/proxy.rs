@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, watch};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(in crate::queue) enum Mode {
     /// Bytes pass.
     Through,
     /// Connections stand, bytes do not pass.
@@ -19,7 +19,7 @@ pub(super) enum Mode {
     Cut,
 }
 
-pub(super) struct Proxy {
+pub(in crate::queue) struct Proxy {
     address: SocketAddr,
     target: String,
     url: String,
@@ -30,7 +30,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// In front of the broker that `url` names.
-    pub(super) async fn before(url: &str, mode: Mode) -> Self {
+    pub(in crate::queue) async fn before(url: &str, mode: Mode) -> Self {
         let uri: AMQPUri = url.parse().unwrap();
         let target = format!("{}:{}", uri.authority.host, uri.authority.port);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -56,28 +56,28 @@ impl Proxy {
     }
 
     /// The broker's address through the proxy.
-    pub(super) fn url(&self) -> String {
+    pub(in crate::queue) fn url(&self) -> String {
         let through = self.url.replacen(&self.target, &self.address.to_string(), 1);
         assert_ne!(through, self.url, "the broker's address names its port");
         through
     }
 
-    pub(super) fn set(&self, mode: Mode) {
+    pub(in crate::queue) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
     }
 
     /// `connection.blocked` with the reason "low".
-    pub(super) fn say_blocked(&self) {
+    pub(in crate::queue) fn say_blocked(&self) {
         self.say.send(b"\x01\x00\x00\x00\x00\x00\x08\x00\x0a\x00\x3c\x03low\xce").unwrap();
     }
 
     /// `connection.close`, 320, as a broker says it that shuts down.
-    pub(super) fn say_goodbye(&self) {
+    pub(in crate::queue) fn say_goodbye(&self) {
         self.say.send(b"\x01\x00\x00\x00\x00\x00\x13\x00\x0a\x00\x32\x01\x40\x08shutdown\x00\x00\x00\x00\xce").unwrap();
     }
 
     /// `connection.unblocked`.
-    pub(super) fn say_unblocked(&self) {
+    pub(in crate::queue) fn say_unblocked(&self) {
         self.say.send(b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x3d\xce").unwrap();
     }
 }

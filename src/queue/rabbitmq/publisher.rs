@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::inbox::{Inbox, Request};
-use super::link::{Link, Session};
+use super::link::{Link, Session, tend};
 use super::refusal::{Trouble, call};
 use crate::crypto::SealedDelivery;
 use crate::queue::PublishError;
@@ -29,7 +29,7 @@ use crate::queue::PublishError;
 /// Channels, and so windows in flight. One reaches the broker's limit only with large windows, which cost latency.
 const LANES: usize = 4;
 
-/// While blocked, how often a lane looks whether it still is.
+/// How often a lane looks whether the broker is, or still is, blocked.
 const BLOCKED_GLANCE: Duration = Duration::from_millis(50);
 
 /// The `type` property: what a consumer of another version goes by.
@@ -49,7 +49,8 @@ impl Publisher {
     pub(super) fn start(link: Arc<Link>, exchange: &str, confirm_timeout: Duration, max_in_flight: usize) -> Self {
         let inbox = Arc::new(Inbox::new(max_in_flight));
         let way = Way { exchange: exchange.into(), confirm_timeout };
-        tokio::spawn(run(Arc::clone(&link), Arc::clone(&inbox), way));
+        let tended = (Arc::clone(&link), Arc::clone(&inbox));
+        tokio::spawn(tend("publishing", move || run(Arc::clone(&tended.0), Arc::clone(&tended.1), way.clone())));
         Self { link, inbox, confirm_timeout }
     }
 
@@ -99,7 +100,11 @@ async fn run(link: Arc<Link>, inbox: Arc<Inbox>, way: Way) {
         for _ in 0..LANES {
             lanes.spawn(lane(session.clone(), Arc::clone(&inbox), way.clone()));
         }
-        session.over().await;
+        tokio::select! {
+            () = session.over() => {}
+            // A lane ends with its session and not before; one that panicked would leave its share waiting.
+            _ = lanes.join_next() => session.abandon(),
+        }
         inbox.interrupt();
         // Each of them sees the same end, answers what it holds, and returns.
         while lanes.join_next().await.is_some() {}
@@ -154,6 +159,9 @@ async fn send(session: &Session, channel: &Channel, window: Vec<Request>, way: &
         tokio::select! {
             confirmed = timeout(way.confirm_timeout, confirmed) => confirmed.map_err(|_| PublishError::Timeout),
             () = session.over() => Err(PublishError::Disconnected),
+            // The broker says so after it has stopped reading, so this window is behind the alarm: it may be taken when
+            // that ends, and nobody is made to wait for it.
+            () = blocked(session) => Err(PublishError::Blocked),
         }
     };
     let failure = match confirmed {
@@ -178,6 +186,13 @@ async fn send(session: &Session, channel: &Channel, window: Vec<Request>, way: &
         session.doubt();
     }
     false
+}
+
+/// Completes while an alarm stops the connection.
+async fn blocked(session: &Session) {
+    while !session.blocked() {
+        tokio::time::sleep(BLOCKED_GLANCE).await;
+    }
 }
 
 /// Publishes all, waits for all confirms, matches returns by message id.

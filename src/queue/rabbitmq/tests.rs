@@ -1,22 +1,24 @@
 //! What only a broker can do to us, and what becomes of it: cut, silent and blocked connections, returns, refusals.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::options::{
     BasicGetOptions, BasicNackOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions,
     QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ExchangeKind};
 use secrecy::SecretString;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::link::tend;
+use super::node::Node;
 use super::proxy::{Mode, Proxy};
 use super::publisher::publish_window;
-use super::{RabbitMq, connect_once};
+use super::{RabbitMq, RabbitMqSettings, connect_once};
 use crate::queue::contract::{
     AtBroker, PATIENCE, Place, bodies, delivery, delivery_of, nothing_comes, numbered, on, take, tokens,
 };
@@ -268,6 +270,27 @@ at_broker! {
         queue.close().await;
     }
 
+    async fn a_queue_that_takes_no_more_refuses(place) {
+        let queue = place.open().await;
+        let connection = raw(&place).await;
+        let channel = connection.create_channel().await.unwrap();
+        // Beside our own queue, gone with its connection: one refusal of several queues is a refusal.
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+        let full = channel.queue_declare("".into(), options, arguments).await.unwrap();
+        let (exchange, key) = (place.prefix.as_str().into(), "unit".into());
+        let bound = QueueBindOptions::default();
+        channel.queue_bind(full.name().clone(), exchange, key, bound, FieldTable::default()).await.unwrap();
+        queue.publish(delivery("fits")).await.unwrap();
+        assert_eq!(queue.publish(delivery("too many")).await, Err(PublishError::Refused));
+        queue.publish(delivery_of("plaid", "elsewhere")).await.unwrap();
+        channel.queue_purge(full.name().clone(), Default::default()).await.unwrap();
+        queue.publish(delivery("fits again")).await.unwrap();
+        queue.close().await;
+    }
+
     async fn a_queue_with_other_arguments_stops_us_with_a_sentence(place) {
         let connection = raw(&place).await;
         let channel = connection.create_channel().await.unwrap();
@@ -339,4 +362,81 @@ at_broker! {
         assert_eq!(after.len(), 7);
         assert!(after.iter().all(|it| it.present), "{after:?}");
     }
+}
+
+fn at_node(node: &Node) -> RabbitMqSettings {
+    let prefix = "finhook".to_owned();
+    AtBroker { url: node.url(), prefix }.settings()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memory_alarm_refuses_at_once_and_lets_acks_through() {
+    let Some(node) = Node::start("a_memory_alarm").await else { return };
+    let queue = RabbitMq::connect(at_node(&node));
+    queue.ready(PATIENCE).await.unwrap();
+    for body in numbered(20) {
+        queue.publish(delivery(body)).await.unwrap();
+    }
+    let mut consumer = queue.consume(100).await.unwrap();
+    let held = take(&mut consumer, 20).await;
+
+    node.memory_alarm(true).await;
+    // The broker stops reading and says so once somebody publishes: that one is told, and nobody after it is let in.
+    let since = Instant::now();
+    assert_eq!(queue.publish(delivery("behind the alarm")).await, Err(PublishError::Blocked));
+    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert_eq!(queue.accepts(), Err(PublishError::Blocked));
+    let since = Instant::now();
+    assert_eq!(queue.publish(delivery("meanwhile")).await, Err(PublishError::Blocked));
+    assert!(since.elapsed() < Duration::from_millis(100), "{:?}", since.elapsed());
+
+    consumer.ack(tokens(held)).await.unwrap();
+    consumer.close().await;
+    let mut consumer = queue.consume(100).await.unwrap();
+    nothing_comes(&mut consumer).await;
+    assert!(queue.depths().await.is_ok(), "the consuming connection is not blocked");
+
+    node.memory_alarm(false).await;
+    accepts(&queue, Ok(())).await;
+    published(&queue, "after").await;
+    consumer.close().await;
+    queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_killed_works_again_soon_after_its_return() {
+    let Some(mut node) = Node::start("a_broker_that_is_killed").await else { return };
+    let queue = RabbitMq::connect(at_node(&node));
+    queue.ready(PATIENCE).await.unwrap();
+    published(&queue, "before").await;
+    for _ in 0..2 {
+        let mut consumer = queue.consume(100).await.unwrap();
+        node.kill().await;
+        let gone = timeout(PATIENCE, consumer.next(100, Duration::ZERO)).await.unwrap();
+        // What came before the end may be given first.
+        let gone =
+            if gone.is_ok() { timeout(PATIENCE, consumer.next(100, Duration::ZERO)).await.unwrap() } else { gone };
+        assert!(matches!(gone, Err(QueueError::Gone)), "{gone:?}");
+        accepts(&queue, Err(PublishError::Disconnected)).await;
+        node.restart().await;
+        let since = Instant::now();
+        published(&queue, "after").await;
+        let mut consumer = timeout(PATIENCE, queue.consume(100)).await.unwrap().unwrap();
+        assert!(!take(&mut consumer, 1).await.is_empty());
+        let took = since.elapsed();
+        println!("publishing and consuming again {took:?} after the broker's return");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        drop(consumer);
+    }
+    queue.close().await;
+}
+
+#[tokio::test]
+async fn a_task_that_panics_is_started_again() {
+    let tries = std::sync::atomic::AtomicUsize::new(0);
+    let task = || async {
+        assert!(tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) > 0, "the first try panics");
+    };
+    timeout(PATIENCE, tend("a test", task)).await.unwrap();
+    assert_eq!(tries.into_inner(), 2);
 }
