@@ -32,7 +32,7 @@
 //! | [`providers`] | how each proves a delivery, what its events mean | domain, config, crypto |
 //! | [`queue`] | RabbitMQ and the embedded log behind one trait | domain, config, crypto, ops |
 //! | [`store`] | PostgreSQL and SQLite behind one trait; fold and commit | domain, config, crypto, ops |
-//! | [`pipeline`] | receive, read, settle, work, sweep: decisions, no driver | all above, by trait |
+//! | [`pipeline`] | receive, read, settle, work, sweep, replay: decisions, no driver | all above, by trait |
 //! | [`http`] | the public port and the operators' port | domain, config, ops, pipeline |
 //! | [`cli`] | one file per command; puts the application together | all |
 //!

@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod app;
 pub mod check;
 pub mod completions;
+pub mod dead;
 pub mod demo;
 pub mod events;
 pub mod expectation;
@@ -17,10 +18,13 @@ pub mod man;
 pub mod migrate;
 pub mod output;
 pub mod posting;
+pub mod queues;
 pub mod replay;
+pub mod replaying;
 pub mod serve;
 pub mod serving;
 pub mod sign;
+pub mod topology;
 pub mod webhook_url;
 
 use std::process::ExitCode;
@@ -67,8 +71,14 @@ pub enum Command {
     Accounts(accounts::Args),
     /// Mint the webhook URL that binds a user's Plaid items
     WebhookUrl(webhook_url::Args),
-    /// Look at stored events
+    /// Look at stored events, and replay them
     Events(events::Args),
+    /// Look at dead events, and decide what becomes of them
+    Dead(dead::Args),
+    /// Show how many deliveries wait in each queue
+    Queues(queues::Args),
+    /// Show, declare or export what finhook has at the broker
+    Topology(topology::Args),
     /// Make keys
     Keys(keys::Args),
     /// Bring the database's tables up, down, or show where they are
@@ -132,6 +142,9 @@ async fn run(command: Command) -> anyhow::Result<Done> {
         Command::Accounts(args) => accounts::run(args, App::load()?).await,
         Command::WebhookUrl(args) => webhook_url::run(args, App::load()?),
         Command::Events(args) => events::run(args, App::load()?).await,
+        Command::Dead(args) => dead::run(args, App::load()?).await,
+        Command::Queues(args) => queues::run(args, App::load()?).await,
+        Command::Topology(args) => topology::run(args, App::load()?).await,
         Command::Migrate(args) => migrate::run(args, App::load()?).await,
     }
 }

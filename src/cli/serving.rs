@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
-use crate::config::QueueSettings;
+use crate::config::{self, QueueSettings};
 use crate::domain::{EventState, ProviderName};
 use crate::http::{ops_api, server, webhooks};
 use crate::ops::metrics;
@@ -215,7 +215,8 @@ pub fn spool(app: &Configured) -> Option<SpoolSettings> {
     })
 }
 
-fn providers() -> Vec<&'static str> {
+/// Whose queues there are.
+pub fn providers() -> Vec<&'static str> {
     PROVIDERS.iter().map(|provider| provider.name.as_str()).collect()
 }
 
@@ -223,19 +224,24 @@ fn providers() -> Vec<&'static str> {
 pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
     let max_in_flight = app.settings.http.max_in_flight;
     Ok(match &app.settings.queue {
-        QueueSettings::RabbitMq(rabbit) => RabbitMq::connect(RabbitMqSettings {
-            url: rabbit.url.clone(),
-            prefix: rabbit.prefix.clone(),
-            providers: providers(),
-            confirm_timeout: rabbit.confirm_timeout,
-            // What the spool forwards takes no room from what senders wait for.
-            max_in_flight: max_in_flight + rabbit.spool.as_ref().map_or(0, |_| spool::FORWARDED_AT_ONCE),
-        }),
+        QueueSettings::RabbitMq(rabbit) => RabbitMq::connect(broker(app, rabbit)),
         QueueSettings::Embedded { path, .. } => {
             let settings = EmbeddedSettings { path: path.clone(), max_bytes: None, max_in_flight };
             Embedded::open(settings).await.context("open the embedded queue")?
         }
     })
+}
+
+/// How to reach the broker, and what is ours there.
+pub fn broker(app: &Configured, rabbit: &config::RabbitMqSettings) -> RabbitMqSettings {
+    RabbitMqSettings {
+        url: rabbit.url.clone(),
+        prefix: rabbit.prefix.clone(),
+        providers: providers(),
+        confirm_timeout: rabbit.confirm_timeout,
+        // What the spool forwards takes no room from what senders wait for.
+        max_in_flight: app.settings.http.max_in_flight + rabbit.spool.as_ref().map_or(0, |_| spool::FORWARDED_AT_ONCE),
+    }
 }
 
 /// Binds the public port and serves webhooks on it. Tests call this and step a worker of their own.

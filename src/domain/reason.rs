@@ -72,6 +72,10 @@ causes! {
     AttemptsExhausted = "attempts_exhausted",
     /// Reading the event panicked: a defect of ours.
     Panicked = "panicked",
+    /// The stored bytes are read as other events today than when the row was written.
+    ReadOtherwise = "read_otherwise",
+    /// Recorded only: a person looked at the dead event and settled it.
+    Discarded = "discarded",
 }
 
 impl Reason {
@@ -88,6 +92,12 @@ impl Reason {
     /// A cause at a byte of the event.
     pub fn at_byte(cause: Cause, position: u64) -> Self {
         Self { cause, path: None, position: Some(position) }
+    }
+
+    /// The cause of a stored reason; `None` if this version does not know it.
+    pub fn cause_of(stored: &str) -> Option<Cause> {
+        let name = stored.split(' ').next()?;
+        Cause::ALL.iter().copied().find(|cause| cause.as_str() == name)
     }
 }
 

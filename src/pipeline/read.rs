@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::config::{ConfigError, Values};
-use crate::crypto::{OpenError, frame_of, kept};
+use crate::crypto::{OpenError, SealedDelivery, frame_of, kept};
 use crate::domain::{Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, WallClock};
 use crate::providers::{self, Reader};
 use crate::queue::Received;
@@ -37,11 +37,23 @@ impl Desk {
         Ok(Self { vault, readers, clock })
     }
 
+    /// The same with another reader of one provider.
+    #[cfg(test)]
+    pub(crate) fn reading_with(mut self, provider: ProviderName, reader: Box<dyn Reader>) -> Self {
+        self.readers.insert(provider, reader);
+        self
+    }
+
     /// The events of one message, ready for the tables. way: 8/12
     pub fn arriving(&self, received: &Received) -> Vec<Arriving> {
-        match self.vault.ring.open_delivery(&received.body, &known) {
-            Ok(delivery) => self.events_of(&delivery),
-            Err(error) => vec![self.unopened(&received.body, &received.queue, error)],
+        // Opening may panic as little as reading; if it does, this message is kept and the worker goes on.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            let delivery = self.vault.ring.open_delivery(&received.body, &known).map_err(cause_of)?;
+            Ok(self.events_of(&delivery))
+        }));
+        match read.unwrap_or(Err(Cause::Panicked)) {
+            Ok(events) => events,
+            Err(cause) => vec![self.unopened(&received.body, &received.queue, cause)],
         }
     }
 
@@ -73,17 +85,12 @@ impl Desk {
     }
 
     /// A message that cannot be opened: kept as it came, sealed again, as one dead event.
-    fn unopened(&self, message: &Bytes, queue: &str, error: OpenError) -> Arriving {
+    fn unopened(&self, message: &Bytes, queue: &str, cause: Cause) -> Arriving {
         let now = self.clock.now();
         let frame = frame_of(message);
         let named = frame.as_ref().map(|(name, _)| name.as_str()).or_else(|| queue.rsplit('.').next());
         let provider = named.and_then(known).unwrap_or(ProviderName::UNKNOWN);
-        let cause = match error {
-            OpenError::UnknownKey(_) => Cause::UnknownKey,
-            OpenError::UnknownProvider => Cause::UnknownProvider,
-            OpenError::Refused => Cause::Unopenable,
-        };
-        tracing::error!(provider.name = %provider, reason = cause.as_str(), %error, "message kept as it came");
+        tracing::error!(provider.name = %provider, reason = cause.as_str(), "message kept as it came");
         let delivery = kept(provider, now, message.clone());
         let event = dead(&delivery, cause);
         let payload = self.vault.ring.seal_payload(&event.dedup_key, &delivery);
@@ -95,19 +102,49 @@ impl Desk {
         self.vault.ring.open_payload(&stored.provider, &stored.dedup_key, &stored.payload, &known)
     }
 
-    /// The event of a stored row as today's code reads it, ready to be applied past the dedup.
-    pub fn again(&self, stored: &StoredEvent) -> Option<Arriving> {
-        let delivery = self.open(stored).ok()?;
-        let mut events = self.events_of(&delivery);
-        let position = events.iter().position(|arriving| arriving.event.dedup_key == stored.dedup_key)?;
-        Some(Arriving { force: true, ..events.swap_remove(position) })
+    /// The event of a stored row as today's code reads it, ready to be applied past the dedup. The cause says why not:
+    /// [`Cause::UnknownKey`] and [`Cause::UnknownProvider`] can pass, the others cannot.
+    pub fn again(&self, stored: &StoredEvent) -> Result<Arriving, Cause> {
+        match self.reading(stored)?.1 {
+            Reading::Same(arriving) => Ok(*arriving),
+            Reading::Others(_) => Err(Cause::ReadOtherwise),
+        }
     }
 
-    /// The events of a delivery that was held because its key was unknown; `None` while it still is.
-    pub fn released(&self, stored: &StoredEvent) -> Option<Vec<Arriving>> {
-        let held = self.open(stored).ok().filter(|delivery| delivery.scope == Scope::Message)?;
-        let delivery = self.vault.ring.open_delivery(&held.bytes, &known).ok()?;
-        Some(self.events_of(&delivery))
+    /// A stored row's delivery, forced, and its events as today's code reads them. A message that was kept as it came is
+    /// opened, and read as it would have been then.
+    pub fn reading(&self, stored: &StoredEvent) -> Result<(Delivery, Reading), Cause> {
+        let mut delivery = self.open(stored).map_err(cause_of)?;
+        if delivery.scope == Scope::Message {
+            delivery = self.vault.ring.open_delivery(&delivery.bytes, &known).map_err(cause_of)?;
+        } else {
+            delivery.force = true;
+        }
+        let mut events = self.events_of(&delivery);
+        let panicked = Meaning::Dead(Reason::new(Cause::Panicked));
+        let itself = events.iter().position(|arriving| arriving.event.dedup_key == stored.dedup_key);
+        let reading = match itself {
+            Some(position) => Reading::Same(Box::new(events.swap_remove(position))),
+            // Its key is of the bytes and not the event's own: the row must not be replaced by it.
+            None if events.iter().any(|arriving| arriving.event.meaning == panicked) => return Err(Cause::Panicked),
+            None => Reading::Others(events),
+        };
+        Ok((delivery, reading))
+    }
+
+    /// The events of a delivery that was held because its key was unknown; the cause says why it still is.
+    pub fn released(&self, stored: &StoredEvent) -> Result<Vec<Arriving>, Cause> {
+        let held = self.open(stored).map_err(cause_of)?;
+        if held.scope != Scope::Message {
+            return Err(Cause::ReadOtherwise);
+        }
+        let delivery = self.vault.ring.open_delivery(&held.bytes, &known).map_err(cause_of)?;
+        Ok(self.events_of(&delivery))
+    }
+
+    /// A stored event's delivery, sealed anew for the queue.
+    pub fn sealed(&self, delivery: &Delivery) -> SealedDelivery {
+        self.vault.ring.seal_delivery(delivery)
     }
 
     /// The time now, by the clock that everything here decides by.
@@ -118,7 +155,24 @@ impl Desk {
 
 impl Reread for Desk {
     fn reread(&self, stored: &StoredEvent) -> Option<Event> {
-        self.again(stored).map(|arriving| arriving.event)
+        self.again(stored).ok().map(|arriving| arriving.event)
+    }
+}
+
+/// What a stored row is read as.
+pub enum Reading {
+    /// Its own event.
+    Same(Box<Arriving>),
+    /// Other events than the row's own: it could not be read, or not be opened, when the row was written.
+    Others(Vec<Arriving>),
+}
+
+/// Why something could not be opened, as the row's reason.
+fn cause_of(error: OpenError) -> Cause {
+    match error {
+        OpenError::UnknownKey(_) => Cause::UnknownKey,
+        OpenError::UnknownProvider => Cause::UnknownProvider,
+        OpenError::Refused => Cause::Unopenable,
     }
 }
 

@@ -4,6 +4,7 @@
 //! commit ── ok ───────────────────────────────────────────────> Settled (ack)
 //!   │  unavailable, conflict: wait, the same batch again ── 60 s without the database ──> GaveUp (give back)
 //!   └─ refused, failed: halve ── one event alone fails ──> its row: dead, or retrying with the next attempt
+//!                                                            └─ not even that: Stuck (give back), the others go on
 //! ```
 //! Trouble with the database never counts against an event; an event that alone makes its transaction fail never holds up
 //! another. What if the process dies here? Before the commit the messages come again; after it they come again and are
@@ -52,6 +53,8 @@ pub enum Settled {
     Done,
     /// The database stayed away, or we are stopping: give the messages back.
     GaveUp,
+    /// Every event has its row but at least one, of which not even the failure could be written: give the messages back.
+    Stuck,
 }
 
 /// Commits batches.
@@ -60,18 +63,25 @@ pub struct Settler {
     store: Arc<dyn Store>,
     desk: Arc<Desk>,
     stop: CancellationToken,
+    hold: Duration,
 }
 
 impl Settler {
     /// Commits through `store`; gives up waiting when `stop` is cancelled.
     pub fn new(store: Arc<dyn Store>, desk: Arc<Desk>, stop: CancellationToken) -> Self {
-        Self { store, desk, stop }
+        Self { store, desk, stop, hold: HOLD }
+    }
+
+    /// The same, holding a batch for another time while the database is away.
+    pub fn holding(self, hold: Duration) -> Self {
+        Self { hold, ..self }
     }
 
     /// Commits a batch, isolating events that fail alone. way: 12/12
     pub async fn settle(&self, items: Vec<Item>) -> Settled {
         // Portions and halves wait on a stack and not in recursion.
         let mut pending = portions(items);
+        let mut settled = Settled::Done;
         while let Some(mut items) = pending.pop() {
             let attempts: Vec<u32> = items.iter().map(|item| item.attempts).collect();
             let events = items.drain(..).map(|item| item.arriving).collect();
@@ -89,15 +99,17 @@ impl Settler {
                     if items.len() > 1 {
                         let rest = items.split_off(items.len() / 2);
                         pending.extend([rest, items]);
-                    } else if let Some(item) = items.pop()
-                        && self.set_aside(item, &error).await == Settled::GaveUp
-                    {
-                        return Settled::GaveUp;
+                    } else if let Some(item) = items.pop() {
+                        match self.set_aside(item, &error).await {
+                            Settled::Done => {}
+                            Settled::GaveUp => return Settled::GaveUp,
+                            Settled::Stuck => settled = Settled::Stuck,
+                        }
                     }
                 }
             }
         }
-        Settled::Done
+        settled
     }
 
     /// Commits one batch, waiting out trouble that is nobody's fault. A transient error means that waiting was given up.
@@ -118,7 +130,7 @@ impl Settler {
         let wait = usize::try_from(item.attempts).ok().and_then(|failures| RETRY_AFTER_SECONDS.get(failures));
         let refused = error.trouble == StoreTrouble::Refused;
         let (state, cause, next) = match wait {
-            Some(_) if refused => (EventState::Dead, Cause::StoreRefused, None),
+            _ if refused => (EventState::Dead, Cause::StoreRefused, None),
             Some(seconds) => (EventState::Retrying, Cause::StoreFailed, Some(now.plus_seconds(*seconds))),
             None => (EventState::Dead, Cause::AttemptsExhausted, None),
         };
@@ -140,15 +152,16 @@ impl Settler {
                 metrics::events(provider, EventFate::Stored(state), 1);
                 Settled::Done
             }
+            Err(error) if error.is_transient() => Settled::GaveUp,
             Err(error) => {
                 // Not even its row can be written: nothing is acked, so nothing is lost, and somebody has to look.
                 tracing::error!(provider.name = %provider, error = %error, "event could not be set aside");
-                Settled::GaveUp
+                Settled::Stuck
             }
         }
     }
 
-    /// Repeats a call while its error is transient, up to [`HOLD`], or until we are told to stop.
+    /// Repeats a call while its error is transient, up to the hold, or until we are told to stop.
     async fn patiently<T, F, Fut>(&self, mut call: F) -> Result<T, StoreError>
     where
         F: FnMut() -> Fut,
@@ -161,7 +174,7 @@ impl Settler {
                 Err(error) if error.is_transient() => error,
                 other => return other,
             };
-            if since.elapsed() >= HOLD {
+            if since.elapsed() >= self.hold {
                 return Err(error);
             }
             let wait = delays.after_failure();

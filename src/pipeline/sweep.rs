@@ -3,15 +3,17 @@
 //!
 //! Every sweep goes the normal way from step 9 on, so it can run beside any number of workers and other sweeps.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::read::Desk;
 use super::settle::{Item, Settled, Settler};
-use crate::domain::Timestamp;
+use crate::domain::{Cause, EventState, Timestamp};
 use crate::store::{Batch, Store, StoreError, StoredEvent};
 
 /// How many rows one sweep takes at a time.
@@ -48,9 +50,12 @@ impl Sweeper {
                 _ = ticks.tick() => {}
                 () = self.stop.cancelled() => return,
             }
-            let swept = if round % RARELY == 0 { self.everything().await } else { self.retries().await };
-            if let Err(error) = swept {
-                tracing::warn!(error = %error, "sweep left out");
+            let sweep = async { if round % RARELY == 0 { self.everything().await } else { self.retries().await } };
+            // Nobody starts this task again: a panic is this round's failure, not the end of all retries.
+            match AssertUnwindSafe(sweep).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(error = %error, "sweep left out"),
+                Err(_) => tracing::error!("a sweep panicked; the next one finds the same rows"),
             }
         }
     }
@@ -67,17 +72,34 @@ impl Sweeper {
     pub async fn retries(&self) -> Result<(), StoreError> {
         let now = self.desk.now();
         let due = self.store.take_due(now, now.plus_seconds(LEASE_SECONDS), PORTION).await?;
-        self.again(&due).await;
+        let (items, unread) = self.read(&due);
+        for (stored, cause) in unread {
+            if may_pass(cause) {
+                // It is due again when the lease ends, and no try of it is counted.
+                tracing::warn!(event.id = %stored.id, reason = cause.as_str(), "retry waits: it cannot be read now");
+                continue;
+            }
+            tracing::warn!(event.id = %stored.id, reason = cause.as_str(), "retry given up: it cannot be read");
+            self.store.conclude(&[stored.id], EventState::Retrying, EventState::Dead, cause).await?;
+        }
+        self.settler.settle(items).await;
         Ok(())
     }
 
     /// Applies unlinked events whose subject got its user: more than one transaction took, or left by a race.
     pub async fn unlinked(&self) -> Result<(), StoreError> {
+        // By id, so that each is taken once and rows that cannot be read now do not stand before the others.
+        let mut after: Option<Uuid> = None;
         loop {
-            let linkable = self.store.linkable(PORTION).await?;
-            let full = linkable.len() >= PORTION as usize;
-            // A portion of which nothing could be applied (a key is missing) would come back for ever.
-            if !self.again(&linkable).await || !full {
+            let linkable = self.store.linkable(after, PORTION).await?;
+            let Some(last) = linkable.last() else { return Ok(()) };
+            after = Some(last.id);
+            let (items, unread) = self.read(&linkable);
+            if let Some((stored, cause)) = unread.first() {
+                let (events, reason) = (unread.len(), cause.as_str());
+                tracing::warn!(events, event.id = %stored.id, reason, "unlinked events cannot be read now");
+            }
+            if self.settler.settle(items).await == Settled::GaveUp {
                 return Ok(());
             }
         }
@@ -101,10 +123,20 @@ impl Sweeper {
             let Some(last) = held.last() else { return Ok(()) };
             after = Some(last.id);
             for stored in &held {
-                let Some(events) = self.desk.released(stored) else { continue };
+                let events = match self.desk.released(stored) {
+                    Ok(events) => events,
+                    Err(cause) if may_pass(cause) => continue,
+                    Err(cause) => {
+                        // The key is back, and what it was needed for is damaged: no key will help.
+                        self.store.conclude(&[stored.id], EventState::Dead, EventState::Dead, cause).await?;
+                        continue;
+                    }
+                };
                 let items = events.into_iter().map(|arriving| Item { arriving, attempts: 0 }).collect();
-                if self.settler.settle(items).await == Settled::GaveUp {
-                    return Ok(());
+                match self.settler.settle(items).await {
+                    Settled::Done => {}
+                    Settled::Stuck => continue,
+                    Settled::GaveUp => return Ok(()),
                 }
                 // Dying here is harmless: the next round finds the row again, and its events are duplicates by then.
                 self.settler.commit(&Batch { replaces: vec![stored.id], ..Batch::default() }).await?;
@@ -113,12 +145,20 @@ impl Sweeper {
         }
     }
 
-    /// Settles stored events again, past the dedup; whether any could be.
-    async fn again(&self, stored: &[StoredEvent]) -> bool {
-        let items: Vec<Item> = stored
-            .iter()
-            .filter_map(|row| Some(Item { arriving: self.desk.again(row)?, attempts: row.attempts }))
-            .collect();
-        !items.is_empty() && self.settler.settle(items).await == Settled::Done
+    /// Stored events read again, and those that cannot be, with the cause.
+    fn read<'a>(&self, rows: &'a [StoredEvent]) -> (Vec<Item>, Vec<(&'a StoredEvent, Cause)>) {
+        let (mut items, mut unread) = (Vec::new(), Vec::new());
+        for row in rows {
+            match self.desk.again(row) {
+                Ok(arriving) => items.push(Item { arriving, attempts: row.attempts }),
+                Err(cause) => unread.push((row, cause)),
+            }
+        }
+        (items, unread)
     }
+}
+
+/// Whether a row that cannot be read now can be read later without anybody touching it: a key or a newer version is missing.
+fn may_pass(cause: Cause) -> bool {
+    matches!(cause, Cause::UnknownKey | Cause::UnknownProvider)
 }

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::read::Desk;
@@ -99,9 +100,15 @@ impl Worker {
         Self { queue, desk, settler, size, stop }
     }
 
+    /// The same, holding a batch for another time while the database is away.
+    pub fn holding(self, hold: Duration) -> Self {
+        Self { settler: self.settler.holding(hold), ..self }
+    }
+
     /// Consumes for ever; returns when told to stop, or with a sentence when the broker says what no reconnect mends.
     pub async fn run(&self) -> Result<(), QueueError> {
         let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut unstuck = Delays::new(Duration::from_secs(1), Duration::from_secs(60));
         while !self.stop.is_cancelled() {
             let opened = tokio::select! {
                 opened = self.queue.consume(self.prefetch()) => opened,
@@ -117,39 +124,60 @@ impl Worker {
                 }
             };
             delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
-            match self.drain(consumer.as_mut()).await {
-                Ok(()) => consumer.close().await,
-                Err(error @ QueueError::Fatal(_)) => return Err(error),
+            let ended = self.drain(consumer.as_mut(), &mut unstuck).await;
+            match &ended {
+                Ok(_) => consumer.close().await,
+                Err(QueueError::Fatal(_)) => return ended.map(drop),
                 Err(error) => tracing::warn!(error = %error, "the consumer ended; consuming anew"),
+            }
+            if !matches!(ended, Ok(Settled::Stuck)) {
+                unstuck.reset();
             }
             self.settler.until_available().await;
         }
         Ok(())
     }
 
-    /// Takes batches until the consumer ends, a batch is given up, or we are told to stop.
-    async fn drain(&self, consumer: &mut dyn Consumer) -> Result<(), QueueError> {
+    /// Takes batches until the consumer ends, a batch is given up, or we are told to stop. What is stuck stays with the
+    /// consumer for a while, so that the others go on, and is then given back: it comes again in a narrower circle.
+    async fn drain(&self, consumer: &mut dyn Consumer, unstuck: &mut Delays) -> Result<Settled, QueueError> {
+        let mut stuck = 0;
+        let mut give_back_at: Option<Instant> = None;
         loop {
+            let due = give_back_at.unwrap_or_else(Instant::now);
             let batch = tokio::select! {
-                batch = consumer.next(self.size.max, self.size.linger) => batch?,
-                () = self.stop.cancelled() => return Ok(()),
+                // The prefetch has room for one more batch beside those that are stuck.
+                batch = consumer.next(self.size.max, self.size.linger), if stuck <= self.size.max => batch?,
+                () = tokio::time::sleep_until(due), if give_back_at.is_some() => return Ok(Settled::Stuck),
+                () = self.stop.cancelled() => return Ok(Settled::Done),
             };
-            if batch.is_empty() || self.step(consumer, batch).await? == Settled::GaveUp {
-                return Ok(());
+            if batch.is_empty() {
+                return Ok(Settled::Done);
+            }
+            let messages = batch.len();
+            match self.step(consumer, batch).await? {
+                Settled::Done => {}
+                Settled::GaveUp => return Ok(Settled::GaveUp),
+                Settled::Stuck => {
+                    stuck += messages;
+                    give_back_at.get_or_insert_with(|| Instant::now() + unstuck.after_failure());
+                }
             }
         }
     }
 
     /// One batch: read, settled, acked, in portions of bounded size. way: 7/12
     pub async fn step(&self, consumer: &mut dyn Consumer, batch: Vec<Received>) -> Result<Settled, QueueError> {
+        let mut settled = Settled::Done;
         for portion in portions(batch) {
             let (items, tokens) = self.read(portion).await;
-            if self.settler.settle(items).await == Settled::GaveUp {
-                return Ok(Settled::GaveUp);
+            match self.settler.settle(items).await {
+                Settled::Done => consumer.ack(tokens).await?,
+                Settled::GaveUp => return Ok(Settled::GaveUp),
+                Settled::Stuck => settled = Settled::Stuck,
             }
-            consumer.ack(tokens).await?;
         }
-        Ok(Settled::Done)
+        Ok(settled)
     }
 
     /// Opens and reads a portion, a large one beside the runtime.

@@ -121,6 +121,22 @@ impl Embedded {
         EmbeddedConsumer::new(Arc::clone(&self.handout), Arc::clone(&self.settlements), prefetch)
     }
 
+    /// What stands in the file, also while another process has it open; nothing if there is none.
+    pub async fn look(path: &Path) -> Result<Vec<Depth>, QueueError> {
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let mut connection = options(path).create_if_missing(false).read_only(true).connect().await.map_err(storage)?;
+        let counts = counts(&mut connection, 0).await.map_err(storage)?;
+        let depth = |(provider, ready, _): (String, u64, u64)| Depth {
+            queue: queue_name(&provider),
+            ready,
+            unacked: None,
+            consumers: None,
+        };
+        Ok(counts.into_iter().map(depth).collect())
+    }
+
     fn requests(&self) -> Option<mpsc::Sender<Request>> {
         self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }

@@ -8,7 +8,7 @@ mod aside;
 mod columns;
 pub mod commit;
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 pub mod fold;
 pub mod postgres;
 pub mod rows;
@@ -22,7 +22,7 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::crypto::{BlindIndex, KeyRing, Payload, Sealed};
-use crate::domain::{DedupKey, Email, Event, EventState, ProviderName, Timestamp, UserId};
+use crate::domain::{Cause, DedupKey, Email, Event, EventState, ProviderName, Timestamp, UserId};
 
 /// What seals and indexes account identifiers and access tokens.
 pub struct Vault {
@@ -146,7 +146,11 @@ pub struct EventFilter {
     pub until: Option<Timestamp>,
     /// Only ids smaller than this one: the last of the page before.
     pub before: Option<Uuid>,
-    /// At most so many, newest first.
+    /// Only ids larger than this one.
+    pub after: Option<Uuid>,
+    /// Oldest first, for going through all of them; else newest first, for looking.
+    pub oldest_first: bool,
+    /// At most so many.
     pub limit: u32,
 }
 
@@ -285,8 +289,8 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Up to `limit` unlinked events whose subject has its user by now.
-    async fn linkable(&self, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+    /// Up to `limit` unlinked events whose subject has its user by now, older ids first, ids greater than `after`.
+    async fn linkable(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
 
     /// Makes up to `limit` unlinked events received before `before` dead (`unlinked_expired`); how many it were.
     async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
@@ -294,8 +298,20 @@ pub trait Store: Send + Sync {
     /// Up to `limit` deliveries that are held because their key is unknown, older ids first, ids greater than `after`.
     async fn held(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
 
-    /// Events, newest first.
+    /// Moves those of these events that are in state `from` to state `to`, no more tries due; which ones it were.
+    async fn conclude(
+        &self,
+        ids: &[Uuid],
+        from: EventState,
+        to: EventState,
+        reason: Cause,
+    ) -> Result<Vec<Uuid>, StoreError>;
+
+    /// Events, in the order that the filter asks for.
     async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError>;
+
+    /// How many events a filter lets through, its limit left aside.
+    async fn events_count(&self, filter: &EventFilter) -> Result<u64, StoreError>;
 
     /// One event with its sealed payload.
     async fn event(&self, id: Uuid) -> Result<Option<(EventRow, Vec<u8>)>, StoreError>;

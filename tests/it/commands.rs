@@ -7,7 +7,7 @@ use crate::process::{Finhook, Said};
 use crate::servers::{OwnBroker, OwnDatabase, servers};
 
 /// Plays fixtures into the embedded store: `serve`, `replay`, SIGTERM.
-fn played(finhook: &Finhook, what: &[&str]) {
+pub fn played(finhook: &Finhook, what: &[&str]) {
     let serving = finhook.serve(&[]);
     let args: Vec<&str> = ["replay"].into_iter().chain(what.iter().copied()).chain(["--to", &serving.public]).collect();
     finhook.run(&args).exits(0);
@@ -16,7 +16,7 @@ fn played(finhook: &Finhook, what: &[&str]) {
 }
 
 /// Whether every event of the embedded store is there.
-fn settled(finhook: &Finhook, events: usize) -> Vec<Value> {
+pub fn settled(finhook: &Finhook, events: usize) -> Vec<Value> {
     for _ in 0..50 {
         let listed = finhook.run(&["events", "list", "--json"]).exits(0).json_lines();
         if listed.len() >= events {

@@ -16,6 +16,7 @@ mod crashes;
 mod explaining;
 mod fixtures;
 mod histories;
+mod operating;
 mod replaying;
 mod secrecy;
 mod settings;

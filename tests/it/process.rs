@@ -49,6 +49,12 @@ impl Said {
         self.out.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     }
 
+    /// Standard output as one JSON value over all its lines.
+    #[track_caller]
+    pub fn json_of_all(&self) -> Value {
+        serde_json::from_str(&self.out).expect("one JSON value")
+    }
+
     /// Standard output as the one JSON value on its one line.
     #[track_caller]
     pub fn json(&self) -> Value {

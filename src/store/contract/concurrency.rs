@@ -93,7 +93,7 @@ on_both! {
             let links = Batch { links: vec![link], ..Batch::default() };
             tokio::join!(insist(&one, events), insist(&two, links));
         }
-        assert!(db.store.linkable(10).await.unwrap().is_empty());
+        assert!(db.store.linkable(None, 10).await.unwrap().is_empty());
         assert!(db.rows().await.events.values().all(|event| event.state == "applied"));
     }
 

@@ -2,7 +2,7 @@
 //! `FINHOOK_TEST_DATABASE_URL` names a server on which each test may make a database of its own.
 
 mod concurrency;
-mod database;
+pub(crate) mod database;
 mod dedup;
 mod histories;
 mod migrations;
@@ -40,7 +40,7 @@ macro_rules! on_both {
         }
     };
 }
-pub(in crate::store) use on_both;
+pub(crate) use on_both;
 
 const UNIT: ProviderName = ProviderName::new("unit");
 const PLAID: ProviderName = ProviderName::new("plaid");
@@ -151,7 +151,7 @@ fn link(user: &str, seconds: i64) -> Link {
 }
 
 /// Stands in for the providers: a payload's bytes are the number of an event that was sealed before.
-pub(in crate::store) struct Archive {
+pub struct Archive {
     events: Mutex<Vec<Event>>,
     vault: std::sync::Arc<Vault>,
 }
@@ -218,7 +218,7 @@ impl Db {
     async fn sweep(&self) -> usize {
         let mut swept = 0;
         loop {
-            let stored = self.store.linkable(100).await.unwrap();
+            let stored = self.store.linkable(None, 100).await.unwrap();
             if stored.is_empty() {
                 return swept;
             }

@@ -58,12 +58,12 @@ on_both! {
         assert_eq!(done.relinked, 1_000);
         assert_eq!(db.sweep().await, 50);
         assert!(db.rows().await.events.values().all(|event| event.state == "applied"));
-        assert!(db.store.linkable(10).await.unwrap().is_empty());
+        assert!(db.store.linkable(None, 10).await.unwrap().is_empty());
     }
 
     async fn the_sweep_finds_events_of_a_subject_that_the_product_inserted(db) {
         db.take([waiting("e1", 1)]).await;
-        assert!(db.store.linkable(10).await.unwrap().is_empty());
+        assert!(db.store.linkable(None, 10).await.unwrap().is_empty());
         db.sql(
             r#"insert into "user" (id, external_id) values ('018f0000-0000-7000-8000-000000000001', 'product');
                insert into integration (id, service, external_id, user_id) values

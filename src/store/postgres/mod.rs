@@ -20,7 +20,7 @@ use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
     RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside, commit,
 };
-use crate::domain::{Timestamp, UserId};
+use crate::domain::{Cause, EventState, Timestamp, UserId};
 
 /// How long to wait for a free connection. A worker that gets none has its batch held and tries again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,8 +113,8 @@ impl Store for Postgres {
         queries::take_due(&self.pool, now, lease_until, limit).await
     }
 
-    async fn linkable(&self, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
-        queries::linkable(&self.pool, limit).await
+    async fn linkable(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::linkable(&self.pool, after, limit).await
     }
 
     async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -125,8 +125,22 @@ impl Store for Postgres {
         queries::held(&self.pool, after, limit).await
     }
 
+    async fn conclude(
+        &self,
+        ids: &[Uuid],
+        from: EventState,
+        to: EventState,
+        reason: Cause,
+    ) -> Result<Vec<Uuid>, StoreError> {
+        queries::conclude(&self.pool, ids, (from, to), reason, self.options.clock.now()).await
+    }
+
     async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
         queries::events(&self.pool, filter).await
+    }
+
+    async fn events_count(&self, filter: &EventFilter) -> Result<u64, StoreError> {
+        queries::events_count(&self.pool, filter).await
     }
 
     async fn event(&self, id: Uuid) -> Result<Option<(EventRow, Vec<u8>)>, StoreError> {

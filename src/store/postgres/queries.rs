@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::tables::{bind_events, zoned};
 use super::{errors, stored};
-use crate::domain::{Timestamp, UserId};
+use crate::domain::{Cause, EventState, Timestamp, UserId};
 use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
     AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, UserViewColumns,
@@ -71,14 +71,16 @@ pub async fn take_due(
 }
 
 /// Unlinked events whose subject has a row by now.
-pub async fn linkable(pool: &PgPool, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+pub async fn linkable(pool: &PgPool, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
     let rows = query_as(
         "select e.id, e.provider, e.dedup_key, e.attempts, e.payload
          from event e
          join integration i on i.service = e.provider and i.external_id = e.subject
-         where e.state = 'unlinked'
-         limit $1",
+         where e.state = 'unlinked' and e.id > $1
+         order by e.id
+         limit $2",
     )
+    .bind(after.unwrap_or(Uuid::nil()))
     .bind(i64::from(limit))
     .fetch_all(pool)
     .await
@@ -100,7 +102,7 @@ pub async fn expire_unlinked(pool: &PgPool, before: Timestamp, limit: u32, now: 
     )
     .bind(zoned(before))
     .bind(i64::from(limit))
-    .bind(crate::domain::Cause::UnlinkedExpired.as_str())
+    .bind(Cause::UnlinkedExpired.as_str())
     .bind(zoned(now))
     .execute(pool)
     .await
@@ -117,7 +119,7 @@ pub async fn held(pool: &PgPool, after: Option<Uuid>, limit: u32) -> Result<Vec<
          order by id
          limit $3",
     )
-    .bind(crate::domain::Cause::UnknownKey.as_str())
+    .bind(Cause::UnknownKey.as_str())
     .bind(after.unwrap_or(Uuid::nil()))
     .bind(i64::from(limit))
     .fetch_all(pool)
@@ -130,20 +132,37 @@ const EVENT_COLUMNS: &str =
     "id, provider, dedup_key, kind, subject, occurred_at, received_at, processed_at, state, reason,
     attempts, next_attempt_at";
 
-/// Events, newest first. The text is built per filter, because a partial index is only found by a literal state.
+/// Events. The text is built per filter, because a partial index is only found by a literal state.
 pub async fn events(pool: &PgPool, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
-    let mut sql = QueryBuilder::<Postgres>::new(format!("select {EVENT_COLUMNS} from event where true"));
+    let mut sql = QueryBuilder::<Postgres>::new(format!("select {EVENT_COLUMNS} from event"));
+    narrow(&mut sql, filter);
+    sql.push(if filter.oldest_first { " order by id" } else { " order by id desc" });
+    sql.push(" limit ").push_bind(i64::from(filter.limit));
+    let rows: Vec<EventColumns> = sql.build_query_as().fetch_all(pool).await.map_err(errors::of("list events"))?;
+    rows.into_iter().map(EventColumns::read).collect()
+}
+
+/// How many events a filter lets through.
+pub async fn events_count(pool: &PgPool, filter: &EventFilter) -> Result<u64, StoreError> {
+    let mut sql = QueryBuilder::<Postgres>::new("select count(*) from event");
+    narrow(&mut sql, filter);
+    let count: i64 = sql.build_query_scalar().fetch_one(pool).await.map_err(errors::of("count events"))?;
+    Ok(count.unsigned_abs())
+}
+
+fn narrow(sql: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
+    sql.push(" where true");
     if let Some(state) = filter.state {
         sql.push(format!(" and state = '{}'", state.as_str()));
     }
     if let Some(provider) = &filter.provider {
-        sql.push(" and provider = ").push_bind(provider);
+        sql.push(" and provider = ").push_bind(provider.clone());
     }
     if let Some(kind) = &filter.kind {
-        sql.push(" and kind = ").push_bind(kind);
+        sql.push(" and kind = ").push_bind(kind.clone());
     }
     if let Some(subject) = &filter.subject {
-        sql.push(" and subject = ").push_bind(subject);
+        sql.push(" and subject = ").push_bind(subject.clone());
     }
     if let Some(since) = filter.since {
         sql.push(" and received_at >= ").push_bind(zoned(since));
@@ -154,9 +173,32 @@ pub async fn events(pool: &PgPool, filter: &EventFilter) -> Result<Vec<EventRow>
     if let Some(before) = filter.before {
         sql.push(" and id < ").push_bind(before);
     }
-    sql.push(" order by id desc limit ").push_bind(i64::from(filter.limit));
-    let rows: Vec<EventColumns> = sql.build_query_as().fetch_all(pool).await.map_err(errors::of("list events"))?;
-    rows.into_iter().map(EventColumns::read).collect()
+    if let Some(after) = filter.after {
+        sql.push(" and id > ").push_bind(after);
+    }
+}
+
+/// Settles events that nothing more is to be done for, if they are still in the state that they were found in.
+pub async fn conclude(
+    pool: &PgPool,
+    ids: &[Uuid],
+    (from, to): (EventState, EventState),
+    reason: Cause,
+    now: Timestamp,
+) -> Result<Vec<Uuid>, StoreError> {
+    query_scalar(
+        "update event set state = $3, reason = $4, next_attempt_at = null, processed_at = $5
+         where id = any ($1) and state = $2
+         returning id",
+    )
+    .bind(ids)
+    .bind(from.as_str())
+    .bind(to.as_str())
+    .bind(reason.as_str())
+    .bind(zoned(now))
+    .fetch_all(pool)
+    .await
+    .map_err(errors::of("conclude events"))
 }
 
 /// One event with its payload.

@@ -25,7 +25,7 @@ use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
     RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside, commit,
 };
-use crate::domain::{Timestamp, UserId};
+use crate::domain::{Cause, EventState, Timestamp, UserId};
 
 /// How long to wait for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,8 +121,8 @@ impl Store for Sqlite {
         queries::take_due(&self.writer, now, lease_until, limit).await
     }
 
-    async fn linkable(&self, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
-        queries::linkable(&self.readers, limit).await
+    async fn linkable(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::linkable(&self.readers, after, limit).await
     }
 
     async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -133,8 +133,22 @@ impl Store for Sqlite {
         queries::held(&self.readers, after, limit).await
     }
 
+    async fn conclude(
+        &self,
+        ids: &[Uuid],
+        from: EventState,
+        to: EventState,
+        reason: Cause,
+    ) -> Result<Vec<Uuid>, StoreError> {
+        queries::conclude(&self.writer, ids, (from, to), reason, self.options.clock.now()).await
+    }
+
     async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
         queries::events(&self.readers, filter).await
+    }
+
+    async fn events_count(&self, filter: &EventFilter) -> Result<u64, StoreError> {
+        queries::events_count(&self.readers, filter).await
     }
 
     async fn event(&self, id: Uuid) -> Result<Option<(EventRow, Vec<u8>)>, StoreError> {

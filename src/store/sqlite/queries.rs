@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::pieces::execute;
 use super::tables::{INSERT_EVENTS, bind_event, timed};
 use super::{errors, stored};
-use crate::domain::{Timestamp, UserId};
+use crate::domain::{Cause, EventState, Timestamp, UserId};
 use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
     AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, UserViewColumns,
@@ -62,14 +62,16 @@ pub async fn take_due(
 }
 
 /// Unlinked events whose subject has a row by now.
-pub async fn linkable(pool: &SqlitePool, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+pub async fn linkable(pool: &SqlitePool, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
     let rows = query_as(
         "select e.id, e.provider, e.dedup_key, e.attempts, e.payload
          from event e
          join integration i on i.service = e.provider and i.external_id = e.subject
-         where e.state = 'unlinked'
-         limit $1",
+         where e.state = 'unlinked' and e.id > $1
+         order by e.id
+         limit $2",
     )
+    .bind(after.unwrap_or(Uuid::nil()).hyphenated())
     .bind(i64::from(limit))
     .fetch_all(pool)
     .await
@@ -95,7 +97,7 @@ pub async fn expire_unlinked(
     )
     .bind(before.micros())
     .bind(i64::from(limit))
-    .bind(crate::domain::Cause::UnlinkedExpired.as_str())
+    .bind(Cause::UnlinkedExpired.as_str())
     .bind(now.micros())
     .execute(pool)
     .await
@@ -112,7 +114,7 @@ pub async fn held(pool: &SqlitePool, after: Option<Uuid>, limit: u32) -> Result<
          order by id
          limit $3",
     )
-    .bind(crate::domain::Cause::UnknownKey.as_str())
+    .bind(Cause::UnknownKey.as_str())
     .bind(after.unwrap_or(Uuid::nil()).hyphenated())
     .bind(i64::from(limit))
     .fetch_all(pool)
@@ -125,20 +127,37 @@ const EVENT_COLUMNS: &str =
     "id, provider, dedup_key, kind, subject, occurred_at, received_at, processed_at, state, reason,
     attempts, next_attempt_at";
 
-/// Events, newest first. The text is built per filter, because a partial index is only found by a literal state.
+/// Events. The text is built per filter, because a partial index is only found by a literal state.
 pub async fn events(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
-    let mut sql = QueryBuilder::<Sqlite>::new(format!("select {EVENT_COLUMNS} from event where true"));
+    let mut sql = QueryBuilder::<Sqlite>::new(format!("select {EVENT_COLUMNS} from event"));
+    narrow(&mut sql, filter);
+    sql.push(if filter.oldest_first { " order by id" } else { " order by id desc" });
+    sql.push(" limit ").push_bind(i64::from(filter.limit));
+    let rows: Vec<EventColumns> = sql.build_query_as().fetch_all(pool).await.map_err(errors::of("list events"))?;
+    rows.into_iter().map(EventColumns::read).collect()
+}
+
+/// How many events a filter lets through.
+pub async fn events_count(pool: &SqlitePool, filter: &EventFilter) -> Result<u64, StoreError> {
+    let mut sql = QueryBuilder::<Sqlite>::new("select count(*) from event");
+    narrow(&mut sql, filter);
+    let count: i64 = sql.build_query_scalar().fetch_one(pool).await.map_err(errors::of("count events"))?;
+    Ok(count.unsigned_abs())
+}
+
+fn narrow(sql: &mut QueryBuilder<Sqlite>, filter: &EventFilter) {
+    sql.push(" where true");
     if let Some(state) = filter.state {
         sql.push(format!(" and state = '{}'", state.as_str()));
     }
     if let Some(provider) = &filter.provider {
-        sql.push(" and provider = ").push_bind(provider);
+        sql.push(" and provider = ").push_bind(provider.clone());
     }
     if let Some(kind) = &filter.kind {
-        sql.push(" and kind = ").push_bind(kind);
+        sql.push(" and kind = ").push_bind(kind.clone());
     }
     if let Some(subject) = &filter.subject {
-        sql.push(" and subject = ").push_bind(subject);
+        sql.push(" and subject = ").push_bind(subject.clone());
     }
     if let Some(since) = filter.since {
         sql.push(" and received_at >= ").push_bind(since.micros());
@@ -149,9 +168,42 @@ pub async fn events(pool: &SqlitePool, filter: &EventFilter) -> Result<Vec<Event
     if let Some(before) = filter.before {
         sql.push(" and id < ").push_bind(before.hyphenated());
     }
-    sql.push(" order by id desc limit ").push_bind(i64::from(filter.limit));
-    let rows: Vec<EventColumns> = sql.build_query_as().fetch_all(pool).await.map_err(errors::of("list events"))?;
-    rows.into_iter().map(EventColumns::read).collect()
+    if let Some(after) = filter.after {
+        sql.push(" and id > ").push_bind(after.hyphenated());
+    }
+}
+
+/// Settles events that nothing more is to be done for, if they are still in the state that they were found in.
+pub async fn conclude(
+    pool: &SqlitePool,
+    ids: &[Uuid],
+    (from, to): (EventState, EventState),
+    reason: Cause,
+    now: Timestamp,
+) -> Result<Vec<Uuid>, StoreError> {
+    let doing = "conclude events";
+    let mut connection = pool.acquire().await.map_err(errors::of("connect"))?;
+    let mut transaction = connection.begin_with("begin immediate").await.map_err(errors::of("begin"))?;
+    let mut concluded = Vec::new();
+    for id in ids {
+        let done = query(
+            "update event set state = $3, reason = $4, next_attempt_at = null, processed_at = $5
+             where id = $1 and state = $2",
+        )
+        .bind(id.hyphenated())
+        .bind(from.as_str())
+        .bind(to.as_str())
+        .bind(reason.as_str())
+        .bind(now.micros())
+        .execute(&mut *transaction)
+        .await
+        .map_err(errors::of(doing))?;
+        if done.rows_affected() > 0 {
+            concluded.push(*id);
+        }
+    }
+    transaction.commit().await.map_err(errors::of("commit"))?;
+    Ok(concluded)
 }
 
 /// One event with its payload.

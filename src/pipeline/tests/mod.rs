@@ -1,0 +1,6 @@
+//! The worker's half against real tables and a real queue: what fails alone, what is away, what comes through again.
+
+mod bench;
+mod failure;
+mod replay;
+mod waiting;
