@@ -108,7 +108,8 @@ impl Serving {
                 tasks.push(tokio::spawn(work(worker, shutdown.clone(), failed.clone())));
             }
             let days = i64::from(app.settings.worker.unlinked_days);
-            let sweeper = Sweeper::new(store.clone(), desk.clone(), days, shutdown.token());
+            let sweeper = Sweeper::new(store.clone(), desk.clone(), days, shutdown.token())
+                .creating_users(app.settings.worker.create_users);
             tasks.push(tokio::spawn(async move { sweeper.run().await }));
             let checks = (readiness.check("store"), readiness.check("keys"));
             tasks.push(tokio::spawn(observe_store(store.clone(), checks, shutdown.token())));

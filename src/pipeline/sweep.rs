@@ -3,6 +3,7 @@
 //!
 //! Every sweep goes the normal way from step 9 on, so it can run beside any number of workers and other sweeps.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use uuid::Uuid;
 
 use super::read::Desk;
 use super::settle::{Item, Settled, Settler};
-use crate::domain::{Cause, EventState, Timestamp};
+use crate::domain::{Cause, EventState, Timestamp, UserId};
+use crate::store::fold::claim_of;
 use crate::store::{Batch, Store, StoreError, StoredEvent};
 
 /// How many rows one sweep takes at a time.
@@ -31,6 +33,7 @@ pub struct Sweeper {
     desk: Arc<Desk>,
     settler: Settler,
     unlinked_days: i64,
+    create_users: bool,
     stop: CancellationToken,
 }
 
@@ -38,7 +41,12 @@ impl Sweeper {
     /// Sweeps `store` until `stop` is cancelled; unlinked events expire after `unlinked_days`.
     pub fn new(store: Arc<dyn Store>, desk: Arc<Desk>, unlinked_days: i64, stop: CancellationToken) -> Self {
         let settler = Settler::new(store.clone(), desk.clone(), stop.clone());
-        Self { store, desk, settler, unlinked_days, stop }
+        Self { store, desk, settler, unlinked_days, create_users: true, stop }
+    }
+
+    /// The same where commits create no users.
+    pub fn creating_users(self, create_users: bool) -> Self {
+        Self { create_users, ..self }
     }
 
     /// Sweeps for ever. An error is logged and the round left out: the next one finds the same rows.
@@ -64,6 +72,7 @@ impl Sweeper {
     pub async fn everything(&self) -> Result<(), StoreError> {
         self.retries().await?;
         self.unlinked().await?;
+        self.claimed().await?;
         self.expired().await?;
         self.held().await
     }
@@ -100,6 +109,39 @@ impl Sweeper {
                 tracing::warn!(events, event.id = %stored.id, reason, "unlinked events cannot be read now");
             }
             if self.settler.settle(items).await == Settled::GaveUp {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Applies unlinked events that name a user who was not there when they came and is by now. Only where we may not
+    /// create users ourselves (`FINHOOK_CREATE_USERS=false`): their claims were left out then, and are made up for here.
+    pub async fn claimed(&self) -> Result<(), StoreError> {
+        if self.create_users {
+            return Ok(());
+        }
+        let mut there: HashMap<UserId, bool> = HashMap::new();
+        let mut after: Option<Uuid> = None;
+        loop {
+            let unlinked = self.store.unlinked(after, PORTION).await?;
+            let Some(last) = unlinked.last() else { return Ok(()) };
+            after = Some(last.id);
+            let mut claimed = Vec::new();
+            for item in self.read(&unlinked).0 {
+                let Some(claim) = claim_of(&item.arriving.event) else { continue };
+                let there = match there.get(&claim.user) {
+                    Some(there) => *there,
+                    None => {
+                        let found = self.store.user(&claim.user).await?.is_some();
+                        there.insert(claim.user.clone(), found);
+                        found
+                    }
+                };
+                if there {
+                    claimed.push(item);
+                }
+            }
+            if self.settler.settle(claimed).await == Settled::GaveUp {
                 return Ok(());
             }
         }

@@ -292,6 +292,9 @@ pub trait Store: Send + Sync {
     /// Up to `limit` unlinked events whose subject has its user by now, older ids first, ids greater than `after`.
     async fn linkable(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
 
+    /// Up to `limit` unlinked events of any subject, older ids first, ids greater than `after`.
+    async fn unlinked(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+
     /// Makes up to `limit` unlinked events received before `before` dead (`unlinked_expired`); how many it were.
     async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 

@@ -96,6 +96,7 @@ macro_rules! passed_on {
 passed_on! {
     fn take_due(now: Timestamp, lease_until: Timestamp, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
     fn linkable(after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
+    fn unlinked(after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
     fn expire_unlinked(before: Timestamp, limit: u32) -> Result<u64, StoreError>;
     fn held(after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError>;
     fn conclude(ids: &[Uuid], from: EventState, to: EventState, reason: Cause) -> Result<Vec<Uuid>, StoreError>;

@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
-use super::bench::{Bench, about, rings};
+use tokio_util::sync::CancellationToken;
+
+use super::bench::{Bench, about, body, delivery, rings};
 use crate::domain::EventState;
+use crate::pipeline::settle::{Item, Settler};
+use crate::pipeline::sweep::Sweeper;
+use crate::store::Store;
 use crate::store::contract::database::Raw;
 use crate::store::contract::on_both;
 
@@ -63,9 +68,30 @@ on_both! {
         assert_eq!((bench.count(EventState::Applied).await, bench.count(EventState::Unlinked).await), (1, 1_000));
     }
 
+    async fn where_users_are_not_created_an_event_waits_until_its_user_is_there(db) {
+        let bench = Bench::new(&db).await;
+        let store: Arc<dyn Store> = Arc::from(db.without_creating_users().await);
+        let sweeper = |creates| {
+            Sweeper::new(store.clone(), bench.desk(), 90, CancellationToken::new()).creating_users(creates)
+        };
+        let settler = Settler::new(store.clone(), bench.desk(), CancellationToken::new());
+        let tagged = about(1, "created", 0);
+        let events = bench.desk().events_of(&delivery(body(&[tagged])));
+        settler.settle(events.into_iter().map(|arriving| Item { arriving, attempts: 0 }).collect()).await;
+        sweeper(false).everything().await.unwrap();
+        assert_eq!(bench.state("created-1").await.0, "unlinked");
+        let now = if matches!(db.raw, Raw::Pg(_)) { "now()" } else { "0" };
+        let user = "0192f0c4-0000-7000-8000-000000000001";
+        db.sql(&format!(
+            r#"insert into "user" (id, external_id, created_at, updated_at) values ('{user}', 'u1', {now}, {now})"#
+        ))
+        .await;
+        sweeper(false).everything().await.unwrap();
+        assert_eq!(bench.state("created-1").await.0, "applied");
+    }
+
     async fn a_discarded_event_stays_a_row_and_keeps_its_copies_out(db) {
         use crate::domain::Cause;
-        use crate::store::Store;
         let bench = Bench::new(&db).await;
         let bad = r#"{"id":"e1","type":"account.created"}"#.to_owned();
         bench.take(&[bad.clone(), about(1, "created", 0)]).await;

@@ -117,6 +117,10 @@ impl Store for Postgres {
         queries::linkable(&self.pool, after, limit).await
     }
 
+    async fn unlinked(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::unlinked(&self.pool, after, limit).await
+    }
+
     async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         queries::expire_unlinked(&self.pool, before, limit, self.options.clock.now()).await
     }

@@ -88,6 +88,23 @@ pub async fn linkable(pool: &PgPool, after: Option<Uuid>, limit: u32) -> Result<
     stored(rows)
 }
 
+/// Unlinked events, whether or not their subject has its user by now.
+pub async fn unlinked(pool: &PgPool, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+    let rows = query_as(
+        "select e.id, e.provider, e.dedup_key, e.attempts, e.payload
+         from event e
+         where e.state = 'unlinked' and e.id > $1
+         order by e.id
+         limit $2",
+    )
+    .bind(after.unwrap_or(Uuid::nil()))
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await
+    .map_err(errors::of("load unlinked events"))?;
+    stored(rows)
+}
+
 /// Makes unlinked events dead that waited too long. One that a commit is linking right now is skipped.
 pub async fn expire_unlinked(pool: &PgPool, before: Timestamp, limit: u32, now: Timestamp) -> Result<u64, StoreError> {
     let done = query(

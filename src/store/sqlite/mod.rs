@@ -125,6 +125,10 @@ impl Store for Sqlite {
         queries::linkable(&self.readers, after, limit).await
     }
 
+    async fn unlinked(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+        queries::unlinked(&self.readers, after, limit).await
+    }
+
     async fn expire_unlinked(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         queries::expire_unlinked(&self.writer, before, limit, self.options.clock.now()).await
     }

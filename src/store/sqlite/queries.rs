@@ -79,6 +79,23 @@ pub async fn linkable(pool: &SqlitePool, after: Option<Uuid>, limit: u32) -> Res
     stored(rows)
 }
 
+/// Unlinked events, whether or not their subject has its user by now.
+pub async fn unlinked(pool: &SqlitePool, after: Option<Uuid>, limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
+    let rows = query_as(
+        "select e.id, e.provider, e.dedup_key, e.attempts, e.payload
+         from event e
+         where e.state = 'unlinked' and e.id > $1
+         order by e.id
+         limit $2",
+    )
+    .bind(after.unwrap_or(Uuid::nil()).hyphenated())
+    .bind(i64::from(limit))
+    .fetch_all(pool)
+    .await
+    .map_err(errors::of("load unlinked events"))?;
+    stored(rows)
+}
+
 /// Makes unlinked events dead that waited too long.
 pub async fn expire_unlinked(
     pool: &SqlitePool,
