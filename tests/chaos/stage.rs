@@ -338,6 +338,8 @@ impl Stage {
             if reckoning.is_clean() || Instant::now() > until {
                 break reckoning;
             }
+            let (lost, first) = (reckoning.lost.len(), reckoning.stuck.first());
+            say(&format!("  draining: {lost} without a row, {} waiting, {first:?}", reckoning.stuck.len()));
             sleep(Duration::from_millis(300)).await;
         };
         self.outcome(reckoning).await
