@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
-use crate::config::{self, QueueSettings};
+use crate::config::{self, QueueSettings, StoreSettings};
 use crate::domain::{EventState, ProviderName};
 use crate::http::{ops_api, server, webhooks};
 use crate::ops::delays::Delays;
