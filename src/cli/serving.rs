@@ -12,9 +12,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
-use crate::config::{self, QueueSettings};
+use crate::config::{self, QueueSettings, StoreSettings};
 use crate::domain::{EventState, ProviderName};
 use crate::http::{ops_api, server, webhooks};
+use crate::ops::delays::Delays;
 use crate::ops::metrics;
 use crate::ops::readiness::{Check, Readiness};
 use crate::ops::shutdown::Shutdown;
@@ -26,7 +27,7 @@ use crate::queue::embedded::{Embedded, EmbeddedSettings};
 use crate::queue::rabbitmq::{RabbitMq, RabbitMqSettings};
 use crate::queue::spool::{self, Spool, SpoolSettings};
 use crate::queue::{Queue, QueueError};
-use crate::store::{EventCount, Store, Vault};
+use crate::store::{EventCount, Store, StoreError, Vault};
 
 /// How long a worker waits for more deliveries after the first of a batch.
 const LINGER: Duration = Duration::from_millis(1);
@@ -82,7 +83,7 @@ impl Serving {
         metrics::start_at_zero(PROVIDERS.iter().map(|provider| provider.name));
         let readiness = Readiness::new(app.clock.clone());
 
-        let store = if works { Some(app.store(vault.clone()).await?) } else { None };
+        let store = if works { Some(store_when_it_answers(app, &vault, shutdown).await?) } else { None };
         // Only a receiver publishes; a spool that a worker opened would be locked against the receiver beside it.
         let queue = if receives { open_for_receiving(app).await? } else { open_queue(app).await? };
         if receives {
@@ -172,6 +173,30 @@ async fn connected(queue: &dyn Queue, shutdown: &Shutdown) {
                 return;
             }
             () = shutdown.begun() => return,
+        }
+    }
+}
+
+/// The store. A server that is away at the start is waited for, like one that goes away later: whoever starts everything at
+/// once after a power cut must not have to start the workers again.
+async fn store_when_it_answers(
+    app: &Configured,
+    vault: &Arc<Vault>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Arc<dyn Store>> {
+    let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(3));
+    loop {
+        let error = match app.store(vault.clone()).await {
+            Err(error) if matches!(app.settings.store, StoreSettings::Postgres { .. }) => error,
+            other => return other,
+        };
+        if !error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient) {
+            return Err(error);
+        }
+        tracing::warn!(error = %format!("{error:#}"), "the database does not answer yet; waiting for it");
+        tokio::select! {
+            () = tokio::time::sleep(delays.after_failure()) => {}
+            () = shutdown.begun() => return Err(error),
         }
     }
 }
