@@ -1,8 +1,10 @@
 //! A TCP proxy between finhook and a server, which cuts, stalls and delays the link.
+//!
+//! It has a thread of its own: however busy the suite is with its reckoning, the link is as it was set.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,38 +33,29 @@ pub enum Mode {
 #[derive(Clone)]
 pub struct Proxy {
     address: SocketAddr,
-    mode: Rc<watch::Sender<Mode>>,
-    opened: Rc<Cell<u64>>,
+    mode: Arc<watch::Sender<Mode>>,
+    opened: Arc<AtomicU64>,
 }
 
 impl Proxy {
     /// In front of servers on these ports of this machine; a connection goes to the first that answers, and each
     /// new one starts looking at the next.
-    pub async fn before(ports: Vec<u16>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let mode = Rc::new(watch::Sender::new(Mode::Through));
-        let proxy = Self { address: listener.local_addr()?, mode: mode.clone(), opened: Rc::default() };
-        let opened = proxy.opened.clone();
-        tokio::task::spawn_local(async move {
-            loop {
-                let Ok((client, _)) = listener.accept().await else { continue };
-                if *mode.borrow() == Mode::Cut {
-                    continue;
+    pub fn before(ports: Vec<u16>) -> anyhow::Result<Self> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let mode = watch::Sender::new(Mode::Through);
+        let (seen, opened) = (mode.subscribe(), Arc::new(AtomicU64::new(0)));
+        let proxy = Self { address: listener.local_addr()?, mode: Arc::new(mode), opened: opened.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::spawn(move || {
+            runtime.block_on(async move {
+                // The link goes with its last handle.
+                let mut over = seen.clone();
+                tokio::select! {
+                    () = accept(listener, ports, seen, opened) => {}
+                    () = async { while over.changed().await.is_ok() {} } => {}
                 }
-                let number = opened.get() + 1;
-                opened.set(number);
-                let mut order = ports.clone();
-                order.rotate_left(usize::try_from(number).unwrap_or(0) % ports.len().max(1));
-                let mode = mode.subscribe();
-                tokio::task::spawn_local(async move {
-                    for port in order {
-                        if let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await {
-                            let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                            return pass(client, server, mode, number).await;
-                        }
-                    }
-                });
-            }
+            });
         });
         Ok(proxy)
     }
@@ -74,12 +67,34 @@ impl Proxy {
 
     /// Forgets the connections that are open now.
     pub fn forget(&self) {
-        self.set(Mode::Forgotten(self.opened.get()));
+        self.set(Mode::Forgotten(self.opened.load(Ordering::SeqCst)));
     }
 
     /// Changes the link for all connections, open and new.
     pub fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, ports: Vec<u16>, mode: watch::Receiver<Mode>, opened: Arc<AtomicU64>) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        if *mode.borrow() == Mode::Cut {
+            continue;
+        }
+        let number = opened.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut order = ports.clone();
+        order.rotate_left(usize::try_from(number).unwrap_or(0) % ports.len().max(1));
+        let mode = mode.clone();
+        tokio::spawn(async move {
+            for port in order {
+                if let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await {
+                    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                    return pass(client, server, mode, number).await;
+                }
+            }
+        });
     }
 }
 

@@ -138,8 +138,8 @@ impl Stage {
         wants: Wants,
     ) -> anyhow::Result<Self> {
         let place = format!("chaos_{}", name.replace('-', "_"));
-        let to_broker = Proxy::before(ports).await?;
-        let to_database = Proxy::before(vec![servers.database.port]).await?;
+        let to_broker = Proxy::before(ports)?;
+        let to_database = Proxy::before(vec![servers.database.port])?;
         let secrets = Rc::new(Secrets::fresh(machine, name)?);
         let (tables, shared) = if wants.embedded {
             let data = wants.data.clone().unwrap_or(machine.folder.join(format!("{place}-data")));
@@ -340,7 +340,7 @@ impl Stage {
             }
             let (lost, first) = (reckoning.lost.len(), reckoning.stuck.first());
             say(&format!("  draining: {lost} without a row, {} waiting, {first:?}", reckoning.stuck.len()));
-            sleep(Duration::from_millis(300)).await;
+            sleep(Duration::from_secs(1)).await;
         };
         self.outcome(reckoning).await
     }
