@@ -322,9 +322,6 @@ pub trait Store: Send + Sync {
     /// The accounts of a user, by our id of the user.
     async fn accounts(&self, user: &UserId) -> Result<Vec<AccountView>, StoreError>;
 
-    /// Whether a user is there.
-    async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError>;
-
     /// A user, soft-deleted ones too.
     async fn user(&self, user: &UserId) -> Result<Option<UserView>, StoreError>;
 

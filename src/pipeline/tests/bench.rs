@@ -104,7 +104,6 @@ passed_on! {
     fn events_count(filter: &EventFilter) -> Result<u64, StoreError>;
     fn event(id: Uuid) -> Result<Option<(EventRow, Vec<u8>)>, StoreError>;
     fn accounts(user: &UserId) -> Result<Vec<AccountView>, StoreError>;
-    fn user_exists(user: &UserId) -> Result<bool, StoreError>;
     fn user(user: &UserId) -> Result<Option<UserView>, StoreError>;
     fn integration(service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError>;
     fn row_counts() -> Result<RowCounts, StoreError>;

@@ -89,7 +89,7 @@ on_both! {
         };
         take(claim("e1", 1, "u1", Rank::Payload)).await;
         assert_eq!(db.state("e1").await.0, "unlinked");
-        assert!(!store.user_exists(&UserId("u1".into())).await.unwrap());
+        assert!(store.user(&UserId("u1".into())).await.unwrap().is_none());
         db.sql(r#"insert into "user" (id, external_id) values ('018f0000-0000-7000-8000-000000000001', 'u1')"#).await;
         take(claim("e2", 2, "u1", Rank::Payload)).await;
         assert_eq!((db.state("e1").await.0, db.state("e2").await.0), ("applied", "applied"));

@@ -163,10 +163,6 @@ impl Store for Postgres {
         queries::integration(&self.pool, service, external_id).await
     }
 
-    async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError> {
-        queries::user_exists(&self.pool, user).await
-    }
-
     async fn row_counts(&self) -> Result<RowCounts, StoreError> {
         queries::row_counts(&self.pool).await
     }

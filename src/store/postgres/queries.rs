@@ -281,15 +281,6 @@ pub async fn integration(
     Ok(row.map(IntegrationViewColumns::read))
 }
 
-/// Whether a user has a row.
-pub async fn user_exists(pool: &PgPool, user: &UserId) -> Result<bool, StoreError> {
-    query_scalar(r#"select exists (select 1 from "user" where external_id = $1)"#)
-        .bind(user.as_str())
-        .fetch_one(pool)
-        .await
-        .map_err(errors::of("look for a user"))
-}
-
 /// How many rows there are.
 pub async fn row_counts(pool: &PgPool) -> Result<RowCounts, StoreError> {
     let (user, integration, account): (i64, i64, i64) = query_as(

@@ -171,10 +171,6 @@ impl Store for Sqlite {
         queries::integration(&self.readers, service, external_id).await
     }
 
-    async fn user_exists(&self, user: &UserId) -> Result<bool, StoreError> {
-        queries::user_exists(&self.readers, user).await
-    }
-
     async fn row_counts(&self) -> Result<RowCounts, StoreError> {
         queries::row_counts(&self.readers).await
     }

@@ -1,7 +1,7 @@
 //! The statements outside a commit on SQLite: what fails alone, what is due, what waits, and what people look at.
 
 use sqlx::sqlite::SqlitePool;
-use sqlx::{Connection, QueryBuilder, Sqlite, query, query_as, query_scalar};
+use sqlx::{Connection, QueryBuilder, Sqlite, query, query_as};
 use uuid::Uuid;
 
 use super::pieces::execute;
@@ -284,15 +284,6 @@ pub async fn integration(
     .await
     .map_err(errors::of("read an integration"))?;
     Ok(row.map(IntegrationViewColumns::read))
-}
-
-/// Whether a user has a row.
-pub async fn user_exists(pool: &SqlitePool, user: &UserId) -> Result<bool, StoreError> {
-    query_scalar(r#"select exists (select 1 from "user" where external_id = $1)"#)
-        .bind(user.as_str())
-        .fetch_one(pool)
-        .await
-        .map_err(errors::of("look for a user"))
 }
 
 /// How many rows there are.
