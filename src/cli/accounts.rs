@@ -4,13 +4,14 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::app::App;
-use super::{Done, expectation, output};
+use super::{Done, audit, expectation, output};
 use crate::domain::UserId;
+use crate::store::audit::{About, Act};
 use crate::store::{AccountView, Vault};
 
 /// Arguments of `finhook accounts`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: finhook accounts --user u_42 --reveal --json")]
+#[command(after_help = "Example: finhook accounts --user u_42 --reveal --reason 'support case 1234' --json")]
 pub struct Args {
     /// Our id of the user ("user".external_id)
     #[arg(long, value_name = "ID")]
@@ -18,6 +19,9 @@ pub struct Args {
     /// Open the account identifiers; without it they are left out
     #[arg(long)]
     reveal: bool,
+    /// Why they are opened; kept in the audit trail with who and when
+    #[arg(long, value_name = "TEXT", requires = "reveal")]
+    reason: Option<String>,
     /// One JSON object per account
     #[arg(long)]
     json: bool,
@@ -37,6 +41,7 @@ struct Line {
 
 /// Lists them.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
+    let reason = if args.reveal { Some(audit::needed_reason(args.reason)?) } else { None };
     let app = app.configured()?;
     let vault = app.vault()?;
     let store = app.store(vault.clone()).await?;
@@ -45,6 +50,11 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     if accounts.is_empty() && store.user(&user).await.context("look the user up")?.is_none() {
         eprintln!("finhook: there is no user with external_id {user}");
         return Ok(Done::No);
+    }
+    if reason.is_some() {
+        let opened = serde_json::json!({ "accounts": accounts.len() });
+        let entry = audit::entry(Act::Reveal).about(About::User(user)).because(reason).saying(&opened);
+        audit::write(store.as_ref(), &entry).await?;
     }
     let lines = accounts
         .into_iter()

@@ -10,11 +10,12 @@ use uuid::Uuid;
 use super::app::{App, BadConfiguration, Configured};
 use super::events::{Narrow, each};
 use super::replaying::{self, Order};
-use super::{Done, output};
+use super::{Done, audit, output};
 use crate::domain::{Cause, EventState, Reason, Timestamp};
 use crate::ops::telemetry;
 use crate::pipeline::replay::Which;
 use crate::queue;
+use crate::store::audit::{About, Act};
 use crate::store::{EventRow, Store};
 
 /// Arguments of `finhook dead`.
@@ -80,6 +81,9 @@ struct Discard {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Why; kept in the audit trail
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -230,6 +234,13 @@ async fn discard(args: Discard, store: &dyn Store, app: &Configured) -> anyhow::
     }
     telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
         .context("FINHOOK_LOG")?;
+    let ids: Vec<String> = args.ids.iter().map(Uuid::to_string).collect();
+    let about = About::Thing(format!("event {}", ids.join(" ")));
+    let entry = audit::entry(Act::Discard)
+        .about(about)
+        .because(args.reason)
+        .saying(&serde_json::json!({ "events": ids.len() }));
+    audit::write(store, &entry).await?;
     let done = store.conclude(&args.ids, EventState::Dead, EventState::Recorded, Cause::Discarded).await;
     let discarded = done.context("discard")?;
     for id in &discarded {

@@ -126,7 +126,8 @@ fn state(text: &str) -> Result<EventState, String> {
     EventState::parse(text).ok_or_else(|| format!("not a state: there are {}", names()))
 }
 
-fn time(text: &str) -> Result<Timestamp, &'static str> {
+/// Reads a time as people write it.
+pub fn time(text: &str) -> Result<Timestamp, &'static str> {
     Timestamp::parse(text).ok_or("not an RFC 3339 time such as 2026-01-31T12:00:00Z")
 }
 

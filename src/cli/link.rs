@@ -7,10 +7,11 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use super::app::{App, BadConfiguration};
-use super::{Done, output};
+use super::{Done, audit, output};
 use crate::domain::{Email, Timestamp, UserId};
 use crate::pipeline::settle::Settler;
 use crate::providers;
+use crate::store::audit::{About, Act};
 use crate::store::{Batch, Link};
 
 /// The longest id that the tables take, in bytes.
@@ -35,6 +36,9 @@ pub struct Args {
     /// File with the access token, `-` for standard input: secrets never on the command line
     #[arg(long, value_name = "FILE")]
     authorization_id_file: Option<String>,
+    /// Why; kept in the audit trail
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -50,6 +54,10 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
         eprintln!("finhook: there is no user {} and FINHOOK_CREATE_USERS is false; create it first", link.user);
         return Ok(Done::No);
     }
+    let service = serde_json::json!({ "service": args.provider, "authorization_id": link.authorization_id.is_some() });
+    let about = About::User(link.user.clone());
+    let entry = audit::entry(Act::Link).about(about).because(args.reason.clone()).saying(&service);
+    audit::write(store.as_ref(), &entry).await?;
     let desk = app.desk(vault)?;
     let settler = Settler::new(store.clone(), desk, CancellationToken::new());
     let committed = settler.commit(&Batch { links: vec![link], ..Batch::default() }).await.context("write the link")?;

@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod app;
+pub mod audit;
 pub mod check;
 pub mod completions;
 pub mod dead;
@@ -69,6 +70,8 @@ pub enum Command {
     Link(link::Args),
     /// List a user's accounts
     Accounts(accounts::Args),
+    /// Show who opened or decided what, when and why
+    Audit(audit::Args),
     /// Mint the webhook URL that binds a user's Plaid items
     WebhookUrl(webhook_url::Args),
     /// Look at stored events, and replay them
@@ -140,6 +143,7 @@ async fn run(command: Command) -> anyhow::Result<Done> {
         Command::Sign(args) => sign::run(args, App::load()?),
         Command::Link(args) => link::run(args, App::load()?).await,
         Command::Accounts(args) => accounts::run(args, App::load()?).await,
+        Command::Audit(args) => audit::run(args, App::load()?).await,
         Command::WebhookUrl(args) => webhook_url::run(args, App::load()?),
         Command::Events(args) => events::run(args, App::load()?).await,
         Command::Dead(args) => dead::run(args, App::load()?).await,

@@ -11,12 +11,13 @@ use uuid::Uuid;
 
 use super::app::Configured;
 use super::serving::open_queue;
-use super::{Done, output};
+use super::{Done, audit, output};
 use crate::config::QueueSettings;
 use crate::domain::EventState;
 use crate::ops::telemetry;
 use crate::pipeline::replay::{Left, Replayed, Replayer, Which};
 use crate::queue;
+use crate::store::audit::{About, Act, AuditEntry};
 
 /// How many events that could not be replayed are named one by one.
 const NAMED: usize = 20;
@@ -35,6 +36,9 @@ pub struct How {
     /// Go on after this id, where an interrupted replay ended
     #[arg(long, value_name = "ID")]
     after: Option<Uuid>,
+    /// Why; kept in the audit trail
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
     /// One JSON object as the summary
     #[arg(long)]
     json: bool,
@@ -85,6 +89,10 @@ pub async fn run(order: Order, app: &Configured) -> anyhow::Result<Done> {
     }
     telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
         .context("FINHOOK_LOG")?;
+    let act = if order.only == Some(EventState::Dead) { Act::Requeue } else { Act::Replay };
+    let selection = serde_json::json!({ "events": selected });
+    let entry = audit::entry(act).because(how.reason.clone()).saying(&selection);
+    audit::write(store.as_ref(), &about(entry, &which)).await?;
     let queue = if published { Some(open_queue(app).await?) } else { None };
     let replayer = Replayer::new(store.clone(), desk, queue.clone(), stop.clone());
     let interrupt = stop.clone();
@@ -124,6 +132,20 @@ pub async fn run(order: Order, app: &Configured) -> anyhow::Result<Done> {
     let verb = if published { "handed to the workers" } else { "taken through again" };
     report(selected, &replayed, how.json, verb, replayed.replayed)?;
     Ok(if replayed.interrupted.is_none() && replayed.left.is_empty() { Done::Yes } else { Done::No })
+}
+
+/// Says which events, as far as that fits: one by its id, or those of one subject.
+fn about(entry: AuditEntry, which: &Which) -> AuditEntry {
+    match which {
+        Which::Ids(ids) => match ids.as_slice() {
+            [id] => entry.about(About::Thing(format!("event {id}"))),
+            _ => entry,
+        },
+        Which::Filter(filter) => match (&filter.provider, &filter.subject) {
+            (Some(provider), Some(subject)) => entry.about(About::Subject(provider.clone(), subject.clone())),
+            _ => entry,
+        },
+    }
 }
 
 /// Whether it may be done: said already, or asked for on a terminal. Elsewhere it says what to add, and no is no.

@@ -6,6 +6,7 @@
 //! every problem it finds, and no report contains a secret.
 
 pub mod backends;
+pub mod caller;
 pub mod settings;
 pub mod sources;
 pub mod values;
@@ -17,6 +18,7 @@ mod load;
 mod shown;
 
 pub use backends::{QueueSettings, RabbitMqSettings, SpoolSettings, StoreSettings};
+pub use caller::caller;
 pub use settings::{
     HttpSettings, KeySettings, LogFormat, LogSettings, OpsSettings, OpsToken, Role, Settings, WorkerSettings,
 };

@@ -11,6 +11,7 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use super::audit::AuditRow;
 use super::rows::{AccountRow, IntegrationRow, StoredCopy, UserAddress, UserRow};
 use super::{AccountView, EventCount, EventRow, IntegrationView, StoreError, StoreTrouble, StoredEvent, UserView};
 use crate::domain::register::{Address, Closing, Owner, Status};
@@ -99,6 +100,26 @@ fn clock(at: Option<i64>, key: Option<Vec<u8>>, column: &str) -> Result<Option<C
 
 fn state(text: &str) -> Result<EventState, StoreError> {
     EventState::parse(text).ok_or_else(|| odd("event.state"))
+}
+
+/// `audit`, without the mark.
+#[derive(FromRow)]
+pub struct AuditColumns {
+    id: Id,
+    at: At,
+    actor: String,
+    act: String,
+    target: Option<String>,
+    reason: Option<String>,
+    detail: Option<String>,
+}
+
+impl AuditColumns {
+    /// The row that they are.
+    pub fn read(self) -> AuditRow {
+        let Self { id, at, actor, act, target, reason, detail } = self;
+        AuditRow { id: id.0, at: at.0, actor, act, target, reason, detail }
+    }
 }
 
 /// `integration`, and its user's `external_id` as `owner`.

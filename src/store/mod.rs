@@ -5,11 +5,13 @@
 //! speak SQL. Where next: `commit.rs`.
 
 mod aside;
+pub mod audit;
 mod columns;
 pub mod commit;
 #[cfg(test)]
 pub(crate) mod contract;
 pub mod fold;
+pub mod marks;
 pub mod postgres;
 pub mod rows;
 pub mod sqlite;
@@ -21,6 +23,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use self::audit::{AuditEntry, AuditFilter, AuditRow};
 use crate::crypto::{BlindIndex, KeyRing, Payload, Sealed};
 use crate::domain::{Cause, DedupKey, Email, Event, EventState, ProviderName, Timestamp, UserId};
 
@@ -337,6 +340,12 @@ pub trait Store: Send + Sync {
     /// How many events are unlinked, retrying or dead, by provider and state: asked for often, and cheap however many
     /// events are stored.
     async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError>;
+
+    /// Writes an entry of the audit trail; call it before the act that it is about.
+    async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
+
+    /// Entries of the audit trail, newest first.
+    async fn audits(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
 
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -141,11 +141,12 @@ fn generated_keys_are_a_configuration_that_works() {
     let user = owner(&events);
     let ring = format!("{},{}", second.trim(), settings[0].1);
     let finhook = finhook.with("FINHOOK_KEYS", ring);
-    let accounts = finhook.run(&["accounts", "--user", &user, "--reveal", "--json"]).exits(0).json_lines();
+    let accounts =
+        finhook.run(&["accounts", "--user", &user, "--reveal", "--reason", "a test", "--json"]).exits(0).json_lines();
     assert!(accounts[0]["external_id"].is_string());
     // Without it they do not, and say so without quoting anything.
     let finhook = finhook.with("FINHOOK_KEYS", second.trim());
-    let said = finhook.run(&["accounts", "--user", &user, "--reveal", "--json"]).exits(1);
+    let said = finhook.run(&["accounts", "--user", &user, "--reveal", "--reason", "a test", "--json"]).exits(1);
     assert!(said.out.is_empty() && !said.err.contains("fh1."), "{}", said.err);
 }
 
@@ -228,7 +229,8 @@ fn a_link_makes_waiting_events_apply_and_accounts_are_revealed_to_who_may_read()
     assert!(!link.out.contains("access-sandbox") && !link.err.contains("access-sandbox"));
 
     let fields = ["service", "integration_external_id", "external_id", "baas_id", "status", "deleted_at"];
-    let revealed = finhook.run(&["accounts", "--user", user, "--reveal", "--json"]).exits(0).json_lines();
+    let revealed =
+        finhook.run(&["accounts", "--user", user, "--reveal", "--reason", "a test", "--json"]).exits(0).json_lines();
     let expected = case.expect.as_ref().unwrap();
     assert_eq!(revealed.len(), expected.accounts.len());
     for account in &revealed {
@@ -238,6 +240,17 @@ fn a_link_makes_waiting_events_apply_and_accounts_are_revealed_to_who_may_read()
         assert_eq!((&account["baas_id"], &account["status"]), (&json!(row.baas_id), &json!(row.status)));
         assert_eq!(account["deleted_at"].is_string(), row.deleted);
     }
+    // Nothing is opened without a reason, and who opened what is remembered.
+    let unexplained = finhook.run(&["accounts", "--user", user, "--reveal", "--json"]).exits(64);
+    assert!(unexplained.err.contains("--reason TEXT is needed") && unexplained.out.is_empty(), "{}", unexplained.err);
+    let trail = finhook.run(&["audit", "list", "--user", user, "--json"]).exits(0).json_lines();
+    assert_eq!(trail.iter().map(|entry| entry["act"].clone()).collect::<Vec<_>>(), [json!("reveal"), json!("link")]);
+    assert_eq!((&trail[0]["reason"], &trail[0]["target"]), (&json!("a test"), &json!(format!("user {user}"))));
+    assert_eq!(trail[0]["detail"], json!({ "accounts": revealed.len() }));
+    assert!(trail[0]["actor"].as_str().unwrap().starts_with("os:"));
+    finhook.run(&["audit", "list"]).exits(0);
+    finhook.run(&["audit", "list", "--act", "nothing"]).exits(64);
+
     let hidden = finhook.run(&["accounts", "--user", user, "--json"]).exits(0).json_lines();
     assert!(hidden.iter().all(|account| account["external_id"].is_null() && account["baas_id"].is_null()));
     finhook.run(&["accounts", "--user", user]).exits(0);

@@ -22,6 +22,7 @@ use crate::pipeline::work::{BatchSize, Worker};
 use crate::providers::PROVIDERS;
 use crate::queue::embedded::{Embedded, EmbeddedSettings};
 use crate::queue::{Consumer, Queue};
+use crate::store::audit::{AuditEntry, AuditFilter, AuditRow};
 use crate::store::contract::database::{Db, Raw};
 use crate::store::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
@@ -109,6 +110,8 @@ passed_on! {
     fn row_counts() -> Result<RowCounts, StoreError>;
     fn event_counts() -> Result<Vec<EventCount>, StoreError>;
     fn pending_counts() -> Result<Vec<EventCount>, StoreError>;
+    fn audit(entry: &AuditEntry) -> Result<(), StoreError>;
+    fn audits(filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
     fn migrations() -> Result<Vec<MigrationStatus>, StoreError>;
     fn migrate_up() -> Result<usize, StoreError>;
     fn migrate_down(target: i64) -> Result<usize, StoreError>;

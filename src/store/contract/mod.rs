@@ -1,6 +1,7 @@
 //! The store's contract, written once and run on both databases: SQLite always, PostgreSQL where
 //! `FINHOOK_TEST_DATABASE_URL` names a server on which each test may make a database of its own.
 
+mod audit;
 mod concurrency;
 pub(crate) mod database;
 mod dedup;

@@ -1,6 +1,7 @@
 //! The tables in PostgreSQL: the pool, and the one transaction of a commit. Statements: `tables.rs` (of a commit),
 //! `queries.rs` (all others).
 
+mod audit;
 pub mod errors;
 mod migrations;
 mod queries;
@@ -15,6 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 use uuid::Uuid;
 
+use super::audit::{AuditEntry, AuditFilter, AuditRow};
 use super::columns::StoredColumns;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
@@ -173,6 +175,15 @@ impl Store for Postgres {
 
     async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError> {
         queries::pending_counts(&self.pool).await
+    }
+
+    async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(errors::connecting)?;
+        audit::insert(&mut connection, &entry.row(&self.options.vault.index, self.options.clock.now())).await
+    }
+
+    async fn audits(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        audit::list(&self.pool, filter, &self.options.vault.index).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

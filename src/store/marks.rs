@@ -1,0 +1,36 @@
+//! Marks: blind indexes of a user's and of a subject's id, each for its own purpose. A mark finds what is about somebody
+//! whose own id is not stored (any more), and without the index key it confirms no guess.
+
+use super::rows::SubjectKey;
+use crate::crypto::BlindIndex;
+use crate::domain::UserId;
+
+/// A mark.
+pub type Mark = Vec<u8>;
+
+/// The mark of a user, by our id of them.
+pub fn of_user(index: &BlindIndex, user: &UserId) -> Mark {
+    index.of("mark of a user", "", user.as_str()).to_vec()
+}
+
+/// The mark of a subject, by the provider's name and its id.
+pub fn of_subject(index: &BlindIndex, (service, subject): &SubjectKey) -> Mark {
+    index.of("mark of a subject", service, subject).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract::options;
+
+    #[test]
+    fn a_mark_is_for_one_purpose_and_one_provider() {
+        let vault = options().vault;
+        let subject = |service: &str| of_subject(&vault.index, &(service.to_owned(), "x".to_owned()));
+        let user = of_user(&vault.index, &UserId("x".into()));
+        assert_eq!(subject("unit"), subject("unit"));
+        assert_ne!(subject("unit"), subject("plaid"));
+        assert_ne!(subject("unit"), user);
+        assert_ne!(user, vault.index.of("external_id", "", "x").to_vec());
+    }
+}
