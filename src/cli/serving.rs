@@ -13,21 +13,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
 use crate::config::{self, QueueSettings, StoreSettings};
-use crate::domain::{EventState, ProviderName};
 use crate::http::{ops_api, server, webhooks};
 use crate::ops::delays::Delays;
 use crate::ops::metrics;
-use crate::ops::readiness::{Check, Readiness};
+use crate::ops::readiness::Readiness;
 use crate::ops::shutdown::Shutdown;
+use crate::pipeline::observe::Observer;
 use crate::pipeline::receive::Receiver;
 use crate::pipeline::sweep::Sweeper;
+use crate::pipeline::watch::Watch;
 use crate::pipeline::work::{BatchSize, Worker};
 use crate::providers::{PROVIDERS, Provider, Verifier};
 use crate::queue::embedded::{Embedded, EmbeddedSettings};
 use crate::queue::rabbitmq::{RabbitMq, RabbitMqSettings};
 use crate::queue::spool::{self, Spool, SpoolSettings};
 use crate::queue::{Queue, QueueError};
-use crate::store::{EventCount, Store, StoreError, Vault};
+use crate::store::{Store, StoreError, Vault};
 
 /// How long a worker waits for more deliveries after the first of a batch.
 const LINGER: Duration = Duration::from_millis(1);
@@ -37,8 +38,6 @@ const OPS_GOODBYE: Duration = Duration::from_millis(500);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it looks meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How often queue depths and event counts are taken.
-const OBSERVE_EVERY: Duration = Duration::from_secs(5);
 
 /// One half of the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -59,6 +58,8 @@ pub struct Serving {
     pub queue: Arc<dyn Queue>,
     /// The tables; `None` without the worker.
     pub store: Option<Arc<dyn Store>>,
+    /// What this process knows of itself.
+    pub watch: Arc<Watch>,
     tasks: Vec<JoinHandle<()>>,
     /// The operators' server, which says that we are stopping until everything else has stopped.
     observed: (JoinHandle<()>, Shutdown),
@@ -102,20 +103,23 @@ impl Serving {
         } else {
             None
         };
+        let watch = Watch::new(app.clock.now());
+        let mut observer = Observer::new(watch.clone(), queue.clone(), receives, readiness.clone(), app.clock.clone());
         if let Some(store) = &store {
             for _ in 0..app.settings.worker.workers {
                 let size = BatchSize { max: app.settings.worker.batch_max, linger: LINGER };
-                let worker = Worker::new(queue.clone(), store.clone(), desk.clone(), size, shutdown.token());
+                let worker = Worker::new(queue.clone(), store.clone(), desk.clone(), size, shutdown.token())
+                    .watched_by(watch.clone());
                 tasks.push(tokio::spawn(work(worker, shutdown.clone(), failed.clone())));
             }
             let days = i64::from(app.settings.worker.unlinked_days);
             let sweeper = Sweeper::new(store.clone(), desk.clone(), days, shutdown.token())
                 .creating_users(app.settings.worker.create_users);
             tasks.push(tokio::spawn(async move { sweeper.run().await }));
-            let checks = (readiness.check("store"), readiness.check("keys"));
-            tasks.push(tokio::spawn(observe_store(store.clone(), checks, shutdown.token())));
+            observer = observer.working(store.clone(), app.settings.worker.stalled_after);
         }
-        tasks.push(tokio::spawn(observe_queue(queue.clone(), shutdown.token())));
+        let stop = shutdown.token();
+        tasks.push(tokio::spawn(async move { observer.run(stop).await }));
         tasks.push(tokio::spawn(stop_loudly(queue.clone(), shutdown.clone(), failed.clone())));
         let stopping = shutdown.clone();
         readiness.probe("running", move || if stopping.has_begun() { Err("stopping".to_owned()) } else { Ok(()) });
@@ -130,7 +134,7 @@ impl Serving {
             None => tracing::info!(ops.address = %ops_address, "working"),
         }
         let observed = (ops, ops_stop);
-        Ok(Self { public, ops: ops_address, queue, store, tasks, observed, shutdown: shutdown.clone(), failed })
+        Ok(Self { public, ops: ops_address, queue, store, watch, tasks, observed, shutdown: shutdown.clone(), failed })
     }
 
     /// Stops: finishes what is in flight, makes confirms, commits and acks arrive, closes. Whether all of it was done by
@@ -252,7 +256,8 @@ pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
     Ok(match &app.settings.queue {
         QueueSettings::RabbitMq(rabbit) => RabbitMq::connect(broker(app, rabbit)),
         QueueSettings::Embedded { path, .. } => {
-            let settings = EmbeddedSettings { path: path.clone(), max_bytes: None, max_in_flight };
+            let settings =
+                EmbeddedSettings { path: path.clone(), max_bytes: None, max_in_flight, providers: providers() };
             Embedded::open(settings).await.context("open the embedded queue")?
         }
     })
@@ -332,60 +337,5 @@ async fn stop_loudly(queue: Arc<dyn Queue>, shutdown: Shutdown, failed: Cancella
             shutdown.begin();
         }
         () = shutdown.begun() => {}
-    }
-}
-
-/// Keeps the depth gauges current.
-async fn observe_queue(queue: Arc<dyn Queue>, stop: CancellationToken) {
-    while !stopped(&stop).await {
-        if let Ok(depths) = queue.depths().await {
-            for depth in depths {
-                metrics::queue_messages(&depth.queue, metrics::QueueState::Ready, depth.ready);
-                if let Some(unacked) = depth.unacked {
-                    metrics::queue_messages(&depth.queue, metrics::QueueState::Unacked, unacked);
-                }
-            }
-        }
-    }
-}
-
-/// Keeps the checks on the database current, and the gauges of what it holds back.
-async fn observe_store(store: Arc<dyn Store>, (answers, keys): (Check, Check), stop: CancellationToken) {
-    loop {
-        match store.ping().await {
-            Ok(()) => answers.ok(),
-            Err(_) => answers.failed("the database does not answer"),
-        }
-        match store.held(None, 1).await {
-            Ok(held) if held.is_empty() => keys.ok(),
-            Ok(_) => keys.failed("a delivery is sealed with a key that is not in FINHOOK_KEYS"),
-            Err(_) => {}
-        }
-        if let Ok(counts) = store.pending_counts().await {
-            report_pending(&counts);
-        }
-        if stopped(&stop).await {
-            return;
-        }
-    }
-}
-
-/// Sets both gauges of every provider; one that has none left goes back to 0.
-fn report_pending(counts: &[EventCount]) {
-    let of = |name: &str, state| {
-        counts.iter().filter(|c| c.provider == name && c.state == state).map(|c| c.count).sum::<u64>()
-    };
-    let names = PROVIDERS.iter().map(|provider| provider.name).chain([ProviderName::UNKNOWN]);
-    for name in names {
-        metrics::unlinked_events(name, of(name.as_str(), EventState::Unlinked));
-        metrics::dead_events(name, of(name.as_str(), EventState::Dead));
-    }
-}
-
-/// Waits for the next observation; whether the stop came first.
-async fn stopped(stop: &CancellationToken) -> bool {
-    tokio::select! {
-        () = tokio::time::sleep(OBSERVE_EVERY) => false,
-        () = stop.cancelled() => true,
     }
 }

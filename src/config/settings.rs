@@ -146,6 +146,8 @@ pub struct WorkerSettings {
     pub create_users: bool,
     /// How many days an event waits for its subject's user.
     pub unlinked_days: u32,
+    /// How long there may be work and nothing be committed before the process is not ready.
+    pub stalled_after: Duration,
 }
 
 impl WorkerSettings {
@@ -157,6 +159,8 @@ impl WorkerSettings {
             batch_max: size(values, "FINHOOK_BATCH_MAX", 1, 10_000)?,
             create_users: values.flag("FINHOOK_CREATE_USERS")?,
             unlinked_days: u32::try_from(days).unwrap_or(u32::MAX),
+            stalled_after: values
+                .duration_in("FINHOOK_STALLED_AFTER", Duration::from_secs(5)..=Duration::from_secs(3600))?,
         })
     }
 }

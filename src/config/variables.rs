@@ -53,6 +53,11 @@ pub const VARIABLES: &[Variable] = &[
     plain("FINHOOK_SHUTDOWN_TIMEOUT", Some("25s"), "How long a stopping process finishes what it began."),
     plain("FINHOOK_BATCH_MAX", Some("512"), "How many deliveries are committed together at most."),
     plain("FINHOOK_WORKERS", Some("2"), "How many workers one process runs."),
+    plain(
+        "FINHOOK_STALLED_AFTER",
+        Some("60s"),
+        "How long there may be work and nothing be committed before /readyz says no.",
+    ),
     plain("FINHOOK_LOG", Some("info"), "What is logged, as a tracing filter (info, finhook=debug,warn)."),
     plain("FINHOOK_LOG_FORMAT", Some("auto"), "How it is logged: text, json, or auto: text on a terminal, else json."),
 ];

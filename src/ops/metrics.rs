@@ -10,6 +10,8 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 
+use super::meter::Second;
+use super::tally;
 use crate::domain::{EventState, ProviderName, Timestamp};
 
 /// Renders everything in Prometheus' text format.
@@ -20,11 +22,17 @@ const VERIFICATION_FAILURES: &str = "finhook_verification_failures_total";
 const ACK_SECONDS: &str = "finhook_ack_seconds";
 const QUEUE_MESSAGES: &str = "finhook_queue_messages";
 const QUEUE_LAG_SECONDS: &str = "finhook_queue_lag_seconds";
+const QUEUE_CONSUMERS: &str = "finhook_queue_consumers";
+const QUEUE_RATE: &str = "finhook_queue_messages_per_second";
 const EVENTS: &str = "finhook_events_total";
 const EVENT_LATENCY_SECONDS: &str = "finhook_event_latency_seconds";
 const UNLINKED_EVENTS: &str = "finhook_unlinked_events";
+const RETRYING_EVENTS: &str = "finhook_retrying_events";
 const DEAD_EVENTS: &str = "finhook_dead_events";
+const OLDEST_EVENT_SECONDS: &str = "finhook_oldest_event_seconds";
 const WORKER_LAST_COMMIT: &str = "finhook_worker_last_commit_timestamp_seconds";
+const OBSERVED: &str = "finhook_observed_timestamp_seconds";
+const READY: &str = "finhook_ready";
 
 /// From half a millisecond, what a confirm costs at best, to the 10 s after which Plaid gives up on an answer.
 const ACK_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -107,6 +115,42 @@ impl QueueState {
     }
 }
 
+/// Which way messages go through a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// They come in.
+    In,
+    /// They are settled for good.
+    Out,
+}
+
+impl Direction {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::In => "in",
+            Self::Out => "out",
+        }
+    }
+}
+
+/// What is looked at from time to time, and may not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Observed {
+    /// The queues' depths.
+    Queue,
+    /// The events that wait in the tables.
+    Store,
+}
+
+impl Observed {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Store => "store",
+        }
+    }
+}
+
 /// What became of one event: the state of its row, or a copy that changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventFate {
@@ -128,15 +172,21 @@ impl EventFate {
 /// One request to a webhook path; `None` = the name in the path is nobody's.
 pub fn deliveries(provider: Option<ProviderName>, outcome: Outcome) {
     counter!(DELIVERIES, "provider" => label(provider), "outcome" => outcome.as_str()).increment(1);
+    if outcome != Outcome::Accepted {
+        tally::of_process().not_accepted(Second::now(), label(provider), outcome.as_str());
+    }
 }
 
 /// One delivery whose proof did not hold. `reason` is printed: pass a fieldless enum.
 pub fn verification_failure(provider: ProviderName, reason: impl Display) {
-    counter!(VERIFICATION_FAILURES, "provider" => provider.as_str(), "reason" => reason.to_string()).increment(1);
+    let reason = reason.to_string();
+    counter!(VERIFICATION_FAILURES, "provider" => provider.as_str(), "reason" => reason.clone()).increment(1);
+    tally::of_process().verification_failed(Second::now(), provider.as_str(), reason);
 }
 
 /// From having read a delivery to its 200.
 pub fn ack_seconds(provider: ProviderName, took: Duration) {
+    tally::of_process().acked(Second::now(), took);
     histogram!(ACK_SECONDS, "provider" => provider.as_str()).record(took.as_secs_f64());
 }
 
@@ -150,29 +200,56 @@ pub fn queue_lag(queue: &str, lag: Duration) {
     gauge!(QUEUE_LAG_SECONDS, "queue" => queue.to_owned()).set(lag.as_secs_f64());
 }
 
+/// How many consumers a queue has.
+pub fn queue_consumers(queue: &str, consumers: u64) {
+    gauge!(QUEUE_CONSUMERS, "queue" => queue.to_owned()).set(consumers as f64);
+}
+
+/// How many messages go into a queue, or are settled, a second.
+pub fn queue_rate(queue: &str, direction: Direction, per_second: f64) {
+    gauge!(QUEUE_RATE, "queue" => queue.to_owned(), "direction" => direction.as_str()).set(per_second);
+}
+
 /// Events of a commit that ended alike.
 pub fn events(provider: ProviderName, fate: EventFate, count: u64) {
     counter!(EVENTS, "provider" => provider.as_str(), "state" => fate.as_str()).increment(count);
+    if count > 0 {
+        tally::of_process().committed(Second::now(), count);
+    }
 }
 
 /// From the receipt of an event's delivery to its commit.
 pub fn event_latency(provider: ProviderName, took: Duration) {
+    tally::of_process().latency(Second::now(), took);
     histogram!(EVENT_LATENCY_SECONDS, "provider" => provider.as_str()).record(took.as_secs_f64());
 }
 
-/// How many events wait for a user.
-pub fn unlinked_events(provider: ProviderName, count: u64) {
-    gauge!(UNLINKED_EVENTS, "provider" => provider.as_str()).set(count as f64);
-}
-
-/// How many events are dead.
-pub fn dead_events(provider: ProviderName, count: u64) {
-    gauge!(DEAD_EVENTS, "provider" => provider.as_str()).set(count as f64);
+/// How many events of a provider wait in a state that waits, and how long the oldest of them has since its receipt; other
+/// states have no gauge.
+pub fn pending_events(provider: ProviderName, state: EventState, count: u64, oldest: Duration) {
+    let name = match state {
+        EventState::Unlinked => UNLINKED_EVENTS,
+        EventState::Retrying => RETRYING_EVENTS,
+        EventState::Dead => DEAD_EVENTS,
+        EventState::Applied | EventState::Recorded => return,
+    };
+    gauge!(name, "provider" => provider.as_str()).set(count as f64);
+    gauge!(OLDEST_EVENT_SECONDS, "provider" => provider.as_str(), "state" => state.as_str()).set(oldest.as_secs_f64());
 }
 
 /// A worker has committed a batch.
 pub fn last_commit(at: Timestamp) {
     gauge!(WORKER_LAST_COMMIT).set(at.micros() as f64 / 1e6);
+}
+
+/// Something was asked and answered: what its gauges say is of then.
+pub fn observed(what: Observed, at: Timestamp) {
+    gauge!(OBSERVED, "what" => what.as_str()).set(at.micros() as f64 / 1e6);
+}
+
+/// Whether one check of readiness is well.
+pub fn ready(check: &'static str, ok: bool) {
+    gauge!(READY, "check" => check).set(f64::from(u8::from(ok)));
 }
 
 fn label(provider: Option<ProviderName>) -> &'static str {
@@ -239,9 +316,15 @@ fn describe() {
     describe_gauge!(QUEUE_LAG_SECONDS, "Seconds since the receipt of the newest committed delivery, 0 if empty.");
     describe_counter!(EVENTS, "Events by the state that their commit left them in.");
     describe_histogram!(EVENT_LATENCY_SECONDS, "Seconds from the receipt of a delivery to the commit of its event.");
+    describe_gauge!(QUEUE_CONSUMERS, "Consumers of each queue.");
+    describe_gauge!(QUEUE_RATE, "Messages a second into each queue, and settled out of it.");
     describe_gauge!(UNLINKED_EVENTS, "Events that wait for a user of their subject.");
+    describe_gauge!(RETRYING_EVENTS, "Events that are tried again later.");
     describe_gauge!(DEAD_EVENTS, "Events that could not be applied.");
+    describe_gauge!(OLDEST_EVENT_SECONDS, "Seconds since the receipt of the oldest waiting event, 0 if there is none.");
     describe_gauge!(WORKER_LAST_COMMIT, "When a worker last committed a batch, in seconds since the epoch.");
+    describe_gauge!(OBSERVED, "When queues and tables were last asked and answered, in seconds since the epoch.");
+    describe_gauge!(READY, "1 if a check of /readyz is well, 0 if not.");
 }
 
 #[cfg(test)]
@@ -259,8 +342,13 @@ mod tests {
         queue_messages("finhook.unit", QueueState::Ready, 7);
         queue_lag("finhook.unit", Duration::from_secs(2));
         event_latency(unit, Duration::from_millis(12));
-        unlinked_events(unit, 1);
-        dead_events(unit, 2);
+        queue_consumers("finhook.unit", 2);
+        queue_rate("finhook.unit", Direction::Out, 1.5);
+        for (state, count) in [(EventState::Unlinked, 1), (EventState::Retrying, 0), (EventState::Dead, 2)] {
+            pending_events(unit, state, count, Duration::from_secs(9 * count));
+        }
+        observed(Observed::Queue, Timestamp::from_seconds(1_700_000_000).unwrap());
+        ready("store", false);
         last_commit(Timestamp::from_seconds(1_700_000_000).unwrap());
         let text = handle.render();
         for name in [
@@ -271,9 +359,15 @@ mod tests {
             QUEUE_LAG_SECONDS,
             EVENTS,
             EVENT_LATENCY_SECONDS,
+            QUEUE_CONSUMERS,
+            QUEUE_RATE,
             UNLINKED_EVENTS,
+            RETRYING_EVENTS,
             DEAD_EVENTS,
+            OLDEST_EVENT_SECONDS,
             WORKER_LAST_COMMIT,
+            OBSERVED,
+            READY,
         ] {
             assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
         }

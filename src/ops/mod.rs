@@ -5,8 +5,10 @@
 
 pub mod delays;
 pub mod limits;
+pub mod meter;
 pub mod metrics;
 pub mod readiness;
 pub mod shutdown;
+pub mod tally;
 pub mod telemetry;
 pub mod throttle;

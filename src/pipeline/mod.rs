@@ -3,13 +3,15 @@
 //! [`receive`] takes a request to the queue (steps 2 to 6), [`work`] takes messages from it (7), [`read`] opens and
 //! interprets them (8, 9), [`settle`] commits them whatever happens (10 to 12), [`sweep`] looks after what the tables hold
 //! back: retries that are due, unlinked events, deliveries whose key was missing. [`replay`] takes what a person names through
-//! the way again.
+//! the way again. [`observe`] looks at queues and tables every few seconds; [`watch`] is what it saw, for everybody who shows it.
 
+pub mod observe;
 pub mod read;
 pub mod receive;
 pub mod replay;
 pub mod settle;
 pub mod sweep;
+pub mod watch;
 pub mod work;
 
 #[cfg(test)]

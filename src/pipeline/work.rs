@@ -7,6 +7,7 @@
 //! ```
 //! Each worker task has a consumer of its own; while one batch commits, the next ones wait in its prefetch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::read::Desk;
 use super::settle::{Item, Settled, Settler};
+use super::watch::Watch;
+use crate::domain::Timestamp;
 use crate::ops::delays::Delays;
 use crate::queue::{Consumer, Queue, QueueError, Received, Token};
 use crate::store::Store;
@@ -67,15 +70,32 @@ fn portions(mut batch: Vec<Received>) -> Vec<Vec<Received>> {
     portions
 }
 
-/// The events of a portion, and what acks it.
-fn read(desk: &Desk, portion: Vec<Received>) -> (Vec<Item>, Vec<Token>) {
-    let mut items = Vec::with_capacity(portion.len());
-    let mut tokens = Vec::with_capacity(portion.len());
+/// What was read of a portion.
+struct Portion {
+    /// The events.
+    items: Vec<Item>,
+    /// What acks it.
+    tokens: Vec<Token>,
+    /// By queue, when the newest of its deliveries had been received.
+    newest: BTreeMap<String, Timestamp>,
+}
+
+fn read(desk: &Desk, portion: Vec<Received>) -> Portion {
+    let mut read = Portion {
+        items: Vec::with_capacity(portion.len()),
+        tokens: Vec::with_capacity(portion.len()),
+        newest: BTreeMap::new(),
+    };
     for received in portion {
-        items.extend(desk.arriving(&received).into_iter().map(|arriving| Item { arriving, attempts: 0 }));
-        tokens.push(received.token);
+        let events = desk.arriving(&received);
+        if let Some(at) = events.first().map(|arriving| arriving.event.received_at) {
+            let newest = read.newest.entry(received.queue).or_insert(at);
+            *newest = at.max(*newest);
+        }
+        read.items.extend(events.into_iter().map(|arriving| Item { arriving, attempts: 0 }));
+        read.tokens.push(received.token);
     }
-    (items, tokens)
+    read
 }
 
 /// One worker: one consumer, one transaction at a time.
@@ -84,6 +104,7 @@ pub struct Worker {
     desk: Arc<Desk>,
     settler: Settler,
     size: BatchSize,
+    watch: Arc<Watch>,
     stop: CancellationToken,
 }
 
@@ -97,7 +118,13 @@ impl Worker {
         stop: CancellationToken,
     ) -> Self {
         let settler = Settler::new(store, desk.clone(), stop.clone());
-        Self { queue, desk, settler, size, stop }
+        let watch = Watch::new(desk.now());
+        Self { queue, desk, settler, size, watch, stop }
+    }
+
+    /// The same, telling what it commits to `watch`.
+    pub fn watched_by(self, watch: Arc<Watch>) -> Self {
+        Self { watch, ..self }
     }
 
     /// The same, holding a batch for another time while the database is away.
@@ -168,11 +195,15 @@ impl Worker {
 
     /// One batch: read, settled, acked, in portions of bounded size. way: 7/12
     pub async fn step(&self, consumer: &mut dyn Consumer, batch: Vec<Received>) -> Result<Settled, QueueError> {
+        let _in_hand = self.watch.taken();
         let mut settled = Settled::Done;
         for portion in portions(batch) {
-            let (items, tokens) = self.read(portion).await;
+            let Portion { items, tokens, newest } = self.read(portion).await;
             match self.settler.settle(items).await {
-                Settled::Done => consumer.ack(tokens).await?,
+                Settled::Done => {
+                    self.watch.committed(newest, self.desk.now());
+                    consumer.ack(tokens).await?;
+                }
                 Settled::GaveUp => return Ok(Settled::GaveUp),
                 Settled::Stuck => settled = Settled::Stuck,
             }
@@ -181,7 +212,7 @@ impl Worker {
     }
 
     /// Opens and reads a portion, a large one beside the runtime.
-    async fn read(&self, portion: Vec<Received>) -> (Vec<Item>, Vec<Token>) {
+    async fn read(&self, portion: Vec<Received>) -> Portion {
         let bytes: usize = portion.iter().map(|received| received.body.len()).sum();
         if bytes <= INLINE_BYTES {
             return read(&self.desk, portion);

@@ -129,7 +129,8 @@ impl Place for OnDisk {
     }
 
     async fn open(&self) -> Arc<dyn Queue> {
-        let settings = EmbeddedSettings { path: self.path(), max_bytes: None, max_in_flight: 4_096 };
+        let settings =
+            EmbeddedSettings { path: self.path(), max_bytes: None, max_in_flight: 4_096, providers: Vec::new() };
         Embedded::open(settings).await.unwrap()
     }
 

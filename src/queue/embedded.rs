@@ -61,6 +61,8 @@ pub struct EmbeddedSettings {
     pub max_bytes: Option<u64>,
     /// How many publishes wait for their commit at once; above it they are refused.
     pub max_in_flight: usize,
+    /// Whose queues are told of before they had a message.
+    pub providers: Vec<&'static str>,
 }
 
 /// The embedded queue.
@@ -90,7 +92,7 @@ impl Embedded {
         let Some(lock) = lock(&settings.path)? else { return Ok(None) };
         let options = options(&settings.path);
         let mut connection = prepare(&options, &settings.path).await?;
-        let handout = Arc::new(stored(&mut connection, settings.max_bytes).await.map_err(storage)?);
+        let handout = Arc::new(stored(&mut connection, &settings).await.map_err(storage)?);
         // Few rows ahead of the one that is looked at: they can be 1 MiB each.
         let reader = options.clone().read_only(true).row_buffer_size(4).connect().await.map_err(storage)?;
 
@@ -131,8 +133,7 @@ impl Embedded {
         let depth = |(provider, ready, _): (String, u64, u64)| Depth {
             queue: queue_name(&provider),
             ready,
-            unacked: None,
-            consumers: None,
+            ..Depth::default()
         };
         Ok(counts.into_iter().map(depth).collect())
     }
@@ -289,9 +290,9 @@ async fn prepare(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteCo
 }
 
 /// What stands in the file from before.
-async fn stored(connection: &mut SqliteConnection, max_bytes: Option<u64>) -> Result<Handout, sqlx::Error> {
+async fn stored(connection: &mut SqliteConnection, settings: &EmbeddedSettings) -> Result<Handout, sqlx::Error> {
     let last: i64 = sqlx::query_scalar("select coalesce(max(seq), 0) from message").fetch_one(&mut *connection).await?;
-    let handout = Handout::new(max_bytes);
+    let handout = Handout::new(settings.max_bytes, &settings.providers);
     handout.found(last, counts(connection, 0).await?);
     Ok(handout)
 }

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::crypto::SealedDelivery;
+use crate::domain::Timestamp;
 
 /// Log targets of the backends' libraries that print whole messages. Those are sealed, and have no place in a log all the
 /// same.
@@ -88,8 +89,8 @@ pub struct Received {
     pub traceparent: Option<String>,
 }
 
-/// How full one queue is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How full one queue is, and how fast messages go through it. What the backend does not say is `None`.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Depth {
     /// The queue's name.
     pub queue: String,
@@ -99,6 +100,12 @@ pub struct Depth {
     pub unacked: Option<u64>,
     /// Consumers; `None` where it makes no sense.
     pub consumers: Option<u64>,
+    /// Messages that come in, a second.
+    pub in_per_second: Option<f64>,
+    /// Messages that are settled for good, a second.
+    pub out_per_second: Option<f64>,
+    /// When the newest of the messages that were settled had been received.
+    pub newest_out: Option<Timestamp>,
 }
 
 /// Why a delivery was not taken. All of them are 503 to the sender.

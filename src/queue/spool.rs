@@ -190,7 +190,7 @@ impl Queue for Spool {
             Err(QueueError::Gone) => Vec::new(),
             depths => depths?,
         };
-        depths.push(Depth { queue: NAME.into(), ready: waiting(&self.log).await, unacked: None, consumers: None });
+        depths.push(together(&self.log.depths().await?));
         Ok(depths)
     }
 
@@ -218,13 +218,32 @@ impl Drop for Spool {
 }
 
 fn embedded(path: PathBuf, settings: &SpoolSettings) -> EmbeddedSettings {
-    EmbeddedSettings { path, max_bytes: Some(settings.max_bytes), max_in_flight: settings.max_in_flight }
+    EmbeddedSettings {
+        path,
+        max_bytes: Some(settings.max_bytes),
+        max_in_flight: settings.max_in_flight,
+        providers: settings.providers.clone(),
+    }
 }
 
 /// How many deliveries stand in the log.
 async fn waiting(log: &Embedded) -> u64 {
-    let depths = log.depths().await.unwrap_or_default();
-    depths.iter().map(|depth| depth.ready + depth.unacked.unwrap_or(0)).sum()
+    let depth = together(&log.depths().await.unwrap_or_default());
+    depth.ready + depth.unacked.unwrap_or(0)
+}
+
+/// The log's rows as one: it is forwarded as a whole, and by one forwarder, which is nobody's consumer.
+fn together(depths: &[Depth]) -> Depth {
+    let rate = |of: fn(&Depth) -> Option<f64>| depths.iter().map(of).sum::<Option<f64>>();
+    Depth {
+        queue: NAME.into(),
+        ready: depths.iter().map(|depth| depth.ready).sum(),
+        unacked: depths.iter().map(|depth| depth.unacked).sum(),
+        consumers: None,
+        in_per_second: rate(|depth| depth.in_per_second),
+        out_per_second: rate(|depth| depth.out_per_second),
+        newest_out: depths.iter().filter_map(|depth| depth.newest_out).max(),
+    }
 }
 
 /// The file that a path means. Its folder is never made: what looks like a missing folder is a disk that is not mounted.

@@ -13,7 +13,10 @@ use uuid::fmt::Hyphenated;
 
 use super::audit::AuditRow;
 use super::rows::{AccountRow, IntegrationRow, StoredCopy, UserAddress, UserRow};
-use super::{AccountView, EventCount, EventRow, IntegrationView, StoreError, StoreTrouble, StoredEvent, UserView};
+use super::{
+    AccountView, EventCount, EventRow, IntegrationView, Pending, Progress, StoreError, StoreTrouble, StoredEvent,
+    UserView,
+};
 use crate::domain::register::{Address, Closing, Owner, Status};
 use crate::domain::{Clock, DedupKey, Email, EventState, Rank, Timestamp, UserId};
 
@@ -457,5 +460,36 @@ impl EventCountColumns {
     pub fn read(self) -> Result<EventCount, StoreError> {
         let count = self.count.unsigned_abs();
         Ok(EventCount { provider: self.provider, state: state(&self.state)?, count })
+    }
+}
+
+/// The waiting events of one provider in one state.
+#[derive(FromRow)]
+pub struct PendingColumns {
+    provider: String,
+    state: String,
+    count: i64,
+    oldest: At,
+}
+
+impl PendingColumns {
+    /// What waits.
+    pub fn read(self) -> Result<Pending, StoreError> {
+        let count = self.count.unsigned_abs();
+        Ok(Pending { provider: self.provider, state: state(&self.state)?, count, oldest: self.oldest.0 })
+    }
+}
+
+/// How far a queue is worked off.
+#[derive(FromRow)]
+pub struct ProgressColumns {
+    queue: String,
+    received_at: At,
+}
+
+impl ProgressColumns {
+    /// Its name and the receipt of its newest committed delivery.
+    pub fn read(self) -> Progress {
+        (self.queue, self.received_at.0)
     }
 }

@@ -263,6 +263,22 @@ pub struct EventCount {
     pub count: u64,
 }
 
+/// The events of one provider that wait in one state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The provider.
+    pub provider: String,
+    /// `Unlinked`, `Retrying` or `Dead`.
+    pub state: EventState,
+    /// How many.
+    pub count: u64,
+    /// When the delivery of the oldest was received.
+    pub oldest: Timestamp,
+}
+
+/// How far a queue is worked off: its name, and when the newest of its committed deliveries had been received.
+pub type Progress = (String, Timestamp);
+
 /// One migration and whether it is applied.
 #[derive(Debug, Clone)]
 pub struct MigrationStatus {
@@ -337,9 +353,13 @@ pub trait Store: Send + Sync {
     /// How many events there are by provider and state.
     async fn event_counts(&self) -> Result<Vec<EventCount>, StoreError>;
 
-    /// How many events are unlinked, retrying or dead, by provider and state: asked for often, and cheap however many
-    /// events are stored.
-    async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError>;
+    /// How many events are unlinked, retrying or dead, by provider and state, and since when the oldest of them: asked for
+    /// often, and cheap however many events are stored.
+    async fn pending(&self) -> Result<Vec<Pending>, StoreError>;
+
+    /// Tells how far queues are worked off, as far as this process knows, and learns what all processes know; the later
+    /// of two receipts stands.
+    async fn progress(&self, ours: &[Progress]) -> Result<Vec<Progress>, StoreError>;
 
     /// Writes an entry of the audit trail; call it before the act that it is about.
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;

@@ -25,8 +25,8 @@ use crate::queue::{Consumer, Queue};
 use crate::store::audit::{AuditEntry, AuditFilter, AuditRow};
 use crate::store::contract::database::{Db, Raw};
 use crate::store::{
-    AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
-    RowCounts, Store, StoreError, StoreTrouble, StoredEvent, UserView, Vault,
+    AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
+    Pending, Progress, Reread, RowCounts, Store, StoreError, StoreTrouble, StoredEvent, UserView, Vault,
 };
 
 pub const UNIT: ProviderName = ProviderName::new("unit");
@@ -109,9 +109,10 @@ passed_on! {
     fn integration(service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError>;
     fn row_counts() -> Result<RowCounts, StoreError>;
     fn event_counts() -> Result<Vec<EventCount>, StoreError>;
-    fn pending_counts() -> Result<Vec<EventCount>, StoreError>;
     fn audit(entry: &AuditEntry) -> Result<(), StoreError>;
     fn audits(filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
+    fn pending() -> Result<Vec<Pending>, StoreError>;
+    fn progress(ours: &[Progress]) -> Result<Vec<Progress>, StoreError>;
     fn migrations() -> Result<Vec<MigrationStatus>, StoreError>;
     fn migrate_up() -> Result<usize, StoreError>;
     fn migrate_down(target: i64) -> Result<usize, StoreError>;
@@ -165,7 +166,10 @@ impl Bench {
     pub async fn new(db: &Arc<Db>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("queue.db");
-        let queue = Embedded::open(EmbeddedSettings { path, max_bytes: None, max_in_flight: 64 }).await.unwrap();
+        let queue =
+            Embedded::open(EmbeddedSettings { path, max_bytes: None, max_in_flight: 64, providers: Vec::new() })
+                .await
+                .unwrap();
         let tables = Tables {
             db: db.clone(),
             away: AtomicUsize::new(0),

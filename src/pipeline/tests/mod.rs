@@ -2,5 +2,6 @@
 
 mod bench;
 mod failure;
+mod observing;
 mod replay;
 mod waiting;

@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::queue_name;
+use crate::domain::Timestamp;
 use crate::ops::delays::Delays;
+use crate::ops::meter::{Meter, Second};
 use crate::queue::Depth;
 
 /// How much stands in memory ahead of the consumers.
@@ -37,10 +39,14 @@ pub(super) struct Item {
     pub(super) redeliveries: u32,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Count {
     stored: u64,
     held: u64,
+    entered: Meter,
+    left: Meter,
+    /// Receipt of the newest that was settled, in microseconds since the epoch.
+    newest_out: Option<i64>,
 }
 
 struct State {
@@ -73,14 +79,14 @@ pub(super) enum Taken {
 
 impl Handout {
     /// Of an empty file.
-    pub(super) fn new(max_bytes: Option<u64>) -> Self {
+    pub(super) fn new(max_bytes: Option<u64>, providers: &[&str]) -> Self {
         let state = State {
             returned: BTreeMap::new(),
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             cursor: 0,
             last: 0,
-            counts: BTreeMap::new(),
+            counts: providers.iter().map(|provider| ((*provider).into(), Count::default())).collect(),
             bytes: 0,
             consumers: 0,
             closed: false,
@@ -135,9 +141,12 @@ impl Handout {
 
     /// Takes over what was committed, in order of its numbers.
     pub(super) fn committed(&self, items: Vec<Item>) {
+        let now = Second::now();
         let mut state = self.lock();
         for item in items {
-            state.counts.entry(Arc::clone(&item.provider)).or_default().stored += 1;
+            let count = state.counts.entry(Arc::clone(&item.provider)).or_default();
+            count.stored += 1;
+            count.entered.add(now, 1);
             let gapless = state.cursor == state.last;
             state.last = item.seq;
             if gapless && state.has_room() {
@@ -182,11 +191,14 @@ impl Handout {
 
     /// Forgets what a consumer settled.
     pub(super) fn settled(&self, items: &[Item]) {
+        let now = Second::now();
         let mut state = self.lock();
         for item in items {
             if let Some(count) = state.counts.get_mut(&item.provider) {
                 count.stored = count.stored.saturating_sub(1);
                 count.held = count.held.saturating_sub(1);
+                count.left.add(now, 1);
+                count.newest_out = count.newest_out.max(Some(item.received_at));
             }
             state.bytes = state.bytes.saturating_sub(item.body.len() as u64);
         }
@@ -223,19 +235,20 @@ impl Handout {
         self.arrived.notify_waiters();
     }
 
-    /// Every provider's queue that had a message so far.
+    /// Every queue of a provider that is known or had a message.
     pub(super) fn depths(&self) -> Vec<Depth> {
+        let now = Second::now();
         let state = self.lock();
-        state
-            .counts
-            .iter()
-            .map(|(provider, count)| Depth {
-                queue: queue_name(provider),
-                ready: count.stored.saturating_sub(count.held),
-                unacked: Some(count.held),
-                consumers: Some(state.consumers),
-            })
-            .collect()
+        let depth = |(provider, count): (&Arc<str>, &Count)| Depth {
+            queue: queue_name(provider),
+            ready: count.stored.saturating_sub(count.held),
+            unacked: Some(count.held),
+            consumers: Some(state.consumers),
+            in_per_second: Some(count.entered.per_second(now)),
+            out_per_second: Some(count.left.per_second(now)),
+            newest_out: count.newest_out.and_then(Timestamp::from_micros),
+        };
+        state.counts.iter().map(depth).collect()
     }
 
     /// From where the reader has to read, if it has to.

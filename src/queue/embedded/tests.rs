@@ -18,7 +18,7 @@ async fn place() -> OnDisk {
 }
 
 fn settings(place: &OnDisk) -> EmbeddedSettings {
-    EmbeddedSettings { path: place.path(), max_bytes: None, max_in_flight: 100 }
+    EmbeddedSettings { path: place.path(), max_bytes: None, max_in_flight: 100, providers: vec!["plaid"] }
 }
 
 /// A connection beside the queue's own, as nobody should have.

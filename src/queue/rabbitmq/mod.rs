@@ -235,7 +235,7 @@ async fn depths(session: &Session, topology: &Topology) -> Result<Vec<Depth>, Tr
     for queue in topology.queues() {
         let (ready, consumers) = topology::count(&channel, &queue.name).await?;
         // A passive declare does not say what consumers hold; only the management interface would.
-        depths.push(Depth { queue: queue.name, ready, unacked: None, consumers: Some(consumers) });
+        depths.push(Depth { queue: queue.name, ready, consumers: Some(consumers), ..Depth::default() });
     }
     refusal::call("close a channel", channel.close(200, "done".into())).await?;
     Ok(depths)

@@ -135,7 +135,8 @@ async fn publish(queue: &Arc<Spool>, provider: &'static str, count: usize) -> Ha
 
 async fn waiting(queue: &Arc<Spool>) -> u64 {
     let depths = queue.depths().await.unwrap();
-    depths.iter().find(|depth| depth.queue == "spool").unwrap().ready
+    let spool = depths.iter().find(|depth| depth.queue == "spool").unwrap();
+    spool.ready + spool.unacked.unwrap()
 }
 
 async fn until_waiting(queue: &Arc<Spool>, count: u64) {

@@ -2,7 +2,7 @@
 
 use super::{Saying, at, event, on_both};
 use crate::domain::{Cause, EventState, Meaning, Rank, Reason};
-use crate::store::{Batch, EventCount, EventFilter, Outcome};
+use crate::store::{Batch, EventCount, EventFilter, Outcome, Pending};
 
 on_both! {
     async fn an_event_set_aside_is_taken_when_it_is_due_and_by_one_worker(db) {
@@ -132,7 +132,20 @@ on_both! {
             db.store.event_counts().await.unwrap(),
             [dead.clone(), count("unit", EventState::Applied), unlinked.clone()]
         );
-        assert_eq!(db.store.pending_counts().await.unwrap(), [dead, unlinked]);
+        let waits = |count: &EventCount, oldest| {
+            Pending { provider: count.provider.clone(), state: count.state, count: count.count, oldest }
+        };
+        assert_eq!(db.store.pending().await.unwrap(), [waits(&dead, at(1_000)), waits(&unlinked, at(1_000))]);
         db.store.ping().await.unwrap();
+    }
+    async fn the_later_of_two_receipts_says_how_far_a_queue_is_worked_off(db) {
+        let told = |queue: &str, seconds| (queue.to_owned(), at(seconds));
+        assert!(db.store.progress(&[]).await.unwrap().is_empty());
+        let ours = [told("finhook.unit", 10), told("finhook.plaid", 20)];
+        assert_eq!(db.store.progress(&ours).await.unwrap(), [told("finhook.plaid", 20), told("finhook.unit", 10)]);
+        let theirs = [told("finhook.plaid", 15), told("finhook.unit", 30)];
+        let both = [told("finhook.plaid", 20), told("finhook.unit", 30)];
+        assert_eq!(db.store.progress(&theirs).await.unwrap(), both);
+        assert_eq!(db.store.progress(&[]).await.unwrap(), both);
     }
 }

@@ -9,11 +9,13 @@ use super::{errors, stored};
 use crate::domain::{Cause, EventState, Timestamp, UserId};
 use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
-    AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, UserViewColumns,
+    AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, PendingColumns, ProgressColumns,
+    UserViewColumns,
 };
 use crate::store::rows::NewEvent;
 use crate::store::{
-    AccountView, EventCount, EventFilter, EventRow, IntegrationView, RowCounts, StoreError, StoredEvent, UserView,
+    AccountView, EventCount, EventFilter, EventRow, IntegrationView, Pending, Progress, RowCounts, StoreError,
+    StoredEvent, UserView,
 };
 
 /// Upserts the rows of failed events, over stored copies only as [`TAKES_ITS_PLACE`] says.
@@ -305,18 +307,51 @@ pub async fn event_counts(pool: &PgPool) -> Result<Vec<EventCount>, StoreError> 
     .await
 }
 
-/// How many events wait or are dead: by the partial indexes alone, one branch for each.
-pub async fn pending_counts(pool: &PgPool) -> Result<Vec<EventCount>, StoreError> {
-    counts(
-        pool,
-        "select provider, state, count(*) as count from event where state = 'unlinked' group by provider, state
+/// How many events wait or are dead, and since when: by the partial indexes alone, one branch for each.
+pub async fn pending(pool: &PgPool) -> Result<Vec<Pending>, StoreError> {
+    let rows: Vec<PendingColumns> = query_as(
+        "select provider, state, count(*) as count, min(received_at) as oldest
+         from event where state = 'unlinked' group by provider, state
          union all
-         select provider, state, count(*) as count from event where state = 'retrying' group by provider, state
+         select provider, state, count(*) as count, min(received_at) as oldest
+         from event where state = 'retrying' group by provider, state
          union all
-         select provider, state, count(*) as count from event where state = 'dead' group by provider, state
+         select provider, state, count(*) as count, min(received_at) as oldest
+         from event where state = 'dead' group by provider, state
          order by provider, state",
     )
+    .fetch_all(pool)
     .await
+    .map_err(errors::of("count waiting events"))?;
+    rows.into_iter().map(PendingColumns::read).collect()
+}
+
+/// Notes how far queues are worked off; what is known already stands if it is later.
+pub async fn tell_progress(pool: &PgPool, ours: &[Progress]) -> Result<(), StoreError> {
+    let (queues, times): (Vec<&str>, Vec<_>) =
+        ours.iter().map(|(queue, received_at)| (queue.as_str(), received_at.to_datetime())).unzip();
+    // In one order, or two processes would wait for each other.
+    query(
+        "insert into queue_progress (queue, received_at)
+         select * from unnest($1::text[], $2::timestamptz[]) as new (queue, received_at) order by queue
+         on conflict (queue) do update set received_at = excluded.received_at
+         where queue_progress.received_at < excluded.received_at",
+    )
+    .bind(queues)
+    .bind(times)
+    .execute(pool)
+    .await
+    .map_err(errors::of("tell how far queues are worked off"))?;
+    Ok(())
+}
+
+/// How far each queue is worked off.
+pub async fn progress(pool: &PgPool) -> Result<Vec<Progress>, StoreError> {
+    let rows: Vec<ProgressColumns> = query_as("select queue, received_at from queue_progress order by queue")
+        .fetch_all(pool)
+        .await
+        .map_err(errors::of("ask how far queues are worked off"))?;
+    Ok(rows.into_iter().map(ProgressColumns::read).collect())
 }
 
 async fn counts(pool: &PgPool, statement: &'static str) -> Result<Vec<EventCount>, StoreError> {

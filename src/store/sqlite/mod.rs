@@ -24,8 +24,9 @@ use uuid::Uuid;
 use super::audit::{AuditEntry, AuditFilter, AuditRow};
 use super::columns::StoredColumns;
 use super::{
-    AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus, Reread,
-    RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside, commit,
+    AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
+    Pending, Progress, Reread, RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside,
+    commit,
 };
 use crate::domain::{Cause, EventState, Timestamp, UserId};
 
@@ -181,8 +182,15 @@ impl Store for Sqlite {
         queries::event_counts(&self.readers).await
     }
 
-    async fn pending_counts(&self) -> Result<Vec<EventCount>, StoreError> {
-        queries::pending_counts(&self.readers).await
+    async fn pending(&self) -> Result<Vec<Pending>, StoreError> {
+        queries::pending(&self.readers).await
+    }
+
+    async fn progress(&self, ours: &[Progress]) -> Result<Vec<Progress>, StoreError> {
+        if !ours.is_empty() {
+            queries::tell_progress(&self.writer, ours).await?;
+        }
+        queries::progress(&self.readers).await
     }
 
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
