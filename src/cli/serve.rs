@@ -1,13 +1,18 @@
 //! `finhook serve`: receives webhooks and turns them into rows, both halves or one.
 
+use std::time::Duration;
+
 use anyhow::Context;
 
 use super::Done;
 use super::app::{App, BadConfiguration};
 use super::serving::{Half, Serving};
 use crate::ops::shutdown::Shutdown;
-use crate::ops::{limits, telemetry};
+use crate::ops::{limits, spans, telemetry};
 use crate::queue;
+
+/// How long the last spans may take to be exported when everything else has stopped.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// Arguments of `finhook serve`.
 #[derive(Debug, clap::Args)]
@@ -25,11 +30,18 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     let app = app.configured()?;
     telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
         .map_err(|error| BadConfiguration::from(app.values().error("FINHOOK_LOG", error.to_string())))?;
+    let spans = spans::start(app.settings.traces.as_ref()).map_err(|error| {
+        BadConfiguration::from(app.values().error("OTEL_EXPORTER_OTLP_ENDPOINT", error.to_string()))
+    })?;
     limits::raise_open_files();
     let shutdown = Shutdown::new(app.settings.shutdown_timeout);
     shutdown.obey_signals().context("listen to signals")?;
     let serving = Serving::start(&app, args.only, &shutdown).await?;
     shutdown.begun().await;
     tracing::info!("stopping: finishing what is in flight");
-    Ok(if serving.stop().await { Done::Yes } else { Done::No })
+    let stopped = serving.stop().await;
+    if !spans.finish(LAST_SPANS).await {
+        tracing::warn!("the last spans were not exported: the collector did not take them in time");
+    }
+    Ok(if stopped { Done::Yes } else { Done::No })
 }

@@ -9,6 +9,7 @@ pub mod backends;
 pub mod caller;
 pub mod settings;
 pub mod sources;
+pub mod traces;
 pub mod values;
 pub mod variables;
 
@@ -24,5 +25,6 @@ pub use settings::{
 };
 pub use shown::Effective;
 pub use sources::Sources;
+pub use traces::{Sampling, TraceSettings};
 pub use values::{ConfigError, Values, Variable};
 pub use variables::VARIABLES;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, QueueSettings, StoreSettings, Values};
+use super::{ConfigError, QueueSettings, StoreSettings, TraceSettings, Values};
 
 /// Every setting that is not a provider's.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Settings {
     pub keys: KeySettings,
     /// The log.
     pub log: LogSettings,
+    /// The export of spans; `None`: none.
+    pub traces: Option<TraceSettings>,
     /// How long a stopping process finishes what it began.
     pub shutdown_timeout: Duration,
 }
@@ -38,15 +40,24 @@ impl Settings {
         let worker = WorkerSettings::from_values(values);
         let keys = KeySettings::from_values(values);
         let log = LogSettings::from_values(values);
+        let traces = TraceSettings::from_values(values);
         let shutdown =
             values.duration_in("FINHOOK_SHUTDOWN_TIMEOUT", Duration::from_secs(1)..=Duration::from_secs(3600));
-        match (store, queue, http, ops, worker, keys, log, shutdown) {
-            (Ok(store), Ok(Some(queue)), Ok(http), Ok(ops), Ok(worker), Ok(keys), Ok(log), Ok(shutdown_timeout)) => {
-                Ok(Self { store, queue, http, ops, worker, keys, log, shutdown_timeout })
-            }
-            (store, queue, http, ops, worker, keys, log, shutdown) => {
+        match (store, queue, http, ops, worker, keys, log, traces, shutdown) {
+            (
+                Ok(store),
+                Ok(Some(queue)),
+                Ok(http),
+                Ok(ops),
+                Ok(worker),
+                Ok(keys),
+                Ok(log),
+                Ok(traces),
+                Ok(shutdown_timeout),
+            ) => Ok(Self { store, queue, http, ops, worker, keys, log, traces, shutdown_timeout }),
+            (store, queue, http, ops, worker, keys, log, traces, shutdown) => {
                 let problems = [store.err(), queue.err(), http.err(), ops.err(), worker.err(), keys.err(), log.err()];
-                Err(problems.into_iter().chain([shutdown.err()]).flatten().collect())
+                Err(problems.into_iter().chain([traces.err(), shutdown.err()]).flatten().collect())
             }
         }
     }

@@ -60,6 +60,28 @@ pub const VARIABLES: &[Variable] = &[
     ),
     plain("FINHOOK_LOG", Some("info"), "What is logged, as a tracing filter (info, finhook=debug,warn)."),
     plain("FINHOOK_LOG_FORMAT", Some("auto"), "How it is logged: text, json, or auto: text on a terminal, else json."),
+    plain(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        None,
+        "Where spans are exported by OTLP over HTTP (http://collector:4318); unset, none are recorded.",
+    ),
+    plain("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None, "The whole address instead, with its path."),
+    secret("OTEL_EXPORTER_OTLP_HEADERS", "Header fields that authenticate there, as NAME=VALUE[,NAME=VALUE…]."),
+    secret("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "The same for spans alone; they take the others' place."),
+    plain("OTEL_EXPORTER_OTLP_TIMEOUT", Some("10000"), "How many milliseconds one export may take."),
+    plain("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", None, "The same for spans alone."),
+    plain("OTEL_EXPORTER_OTLP_PROTOCOL", Some("http/protobuf"), "The only protocol that is spoken."),
+    plain("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", None, "The same for spans alone."),
+    plain("OTEL_TRACES_EXPORTER", Some("otlp"), "Takes otlp, or none to switch the export off."),
+    plain("OTEL_SDK_DISABLED", Some("false"), "Takes true to switch it off, whatever else is set."),
+    plain("OTEL_SERVICE_NAME", Some("finhook"), "What this process is called in traces."),
+    plain("OTEL_RESOURCE_ATTRIBUTES", None, "What else is said of it, as NAME=VALUE[,NAME=VALUE…]."),
+    plain(
+        "OTEL_TRACES_SAMPLER",
+        Some("parentbased_always_on"),
+        "Which spans are recorded: always_on, always_off or traceidratio, each also with parentbased_ before it.",
+    ),
+    plain("OTEL_TRACES_SAMPLER_ARG", Some("1"), "The share of traceidratio, 0 to 1."),
 ];
 
 #[cfg(test)]

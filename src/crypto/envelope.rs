@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 
 use super::OpenError;
 use super::cipher::OVERHEAD;
-use crate::domain::{Delivery, Proof, ProviderName, Scope, Timestamp, UserId};
+use crate::domain::{Delivery, Proof, ProviderName, Scope, Timestamp, TraceParent, UserId};
 
 /// The only version of a frame.
 const FRAME_VERSION: u8 = 1;
 /// More than the head's field names, id, numbers and quotes take up.
-const HEAD_ROOM: usize = 256;
+const HEAD_ROOM: usize = 336;
 
 /// The clear frame of a queue message: what the message says that it is.
 pub(super) struct Frame<'a> {
@@ -67,6 +67,8 @@ struct HeadOut<'a> {
     proof: ProofOut<'a>,
     scope: ScopeName,
     force: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +90,8 @@ struct HeadIn {
     scope: ScopeName,
     #[serde(default)]
     force: bool,
+    #[serde(default)]
+    traceparent: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -134,6 +138,7 @@ pub(super) fn write_plaintext(delivery: &Delivery, buffer: &mut Vec<u8>) {
             Scope::Message => ScopeName::Message,
         },
         force: delivery.force,
+        traceparent: delivery.trace.map(|trace| trace.to_string()),
     };
     let length_at = buffer.len();
     buffer.extend_from_slice(&[0; 4]);
@@ -166,8 +171,10 @@ pub(super) fn read_plaintext(
         ScopeName::Element => Scope::Element,
         ScopeName::Message => Scope::Message,
     };
+    // One that cannot be read is none: no delivery is lost for its trace.
+    let trace = head.traceparent.as_deref().and_then(TraceParent::parse);
     let body = Bytes::from(std::mem::take(&mut *plaintext)).slice(body_at..);
-    Ok(Delivery::assemble(head.id, provider, received_at, proof, scope, head.force, body))
+    Ok(Delivery::assemble(head.id, provider, received_at, proof, scope, head.force, body).traced(trace))
 }
 
 /// The head, and where the body starts.
@@ -202,6 +209,19 @@ mod tests {
         let delivery = read_plaintext(plaintext(&head, b"body"), "unit", None, &find).unwrap();
         assert_eq!((delivery.scope, delivery.force, &delivery.bytes[..]), (Scope::Body, false, &b"body"[..]));
         assert_eq!((delivery.proof, delivery.received_at.micros()), (Proof::default(), 7));
+        assert_eq!(delivery.trace, None);
+    }
+
+    #[test]
+    fn a_trace_is_read_and_one_that_is_malformed_costs_nothing_but_itself() {
+        for (given, read) in [
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", true),
+            ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331", false),
+        ] {
+            let head = format!(r#"{{"id":"{ID}","provider":"unit","received_at":7,"traceparent":"{given}"}}"#);
+            let delivery = read_plaintext(plaintext(&head, b"body"), "unit", None, &find).unwrap();
+            assert_eq!(delivery.trace.map(|trace| trace.to_string()).as_deref(), read.then_some(given));
+        }
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl KeyRing {
             id: delivery.id,
             provider: delivery.provider,
             received_at: delivery.received_at,
-            traceparent: None,
+            traceparent: delivery.trace.map(|trace| trace.to_string()),
             message: Sealed::mint(Bytes::from(buffer)),
         }
     }

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::{DedupKey, Delivery, Proof, ProviderName, Scope, Timestamp, UserId};
+use crate::domain::{DedupKey, Delivery, Proof, ProviderName, Scope, Timestamp, TraceParent, UserId};
 
 const UNIT: ProviderName = ProviderName::new("unit");
 const PLAID: ProviderName = ProviderName::new("plaid");
@@ -34,9 +34,11 @@ fn delivery(provider: ProviderName, body: &[u8]) -> Delivery {
     Delivery::assemble(id, provider, received_at, proof, Scope::Body, false, Bytes::copy_from_slice(body))
 }
 
-fn parts(delivery: &Delivery) -> (Uuid, ProviderName, Timestamp, Proof, Scope, bool, Bytes) {
-    let Delivery { id, provider, received_at, proof, scope, force, bytes } = delivery.clone();
-    (id, provider, received_at, proof, scope, force, bytes)
+type Parts = (Uuid, ProviderName, Timestamp, Proof, Scope, bool, Option<TraceParent>, Bytes);
+
+fn parts(delivery: &Delivery) -> Parts {
+    let Delivery { id, provider, received_at, proof, scope, force, trace, bytes } = delivery.clone();
+    (id, provider, received_at, proof, scope, force, trace, bytes)
 }
 
 fn open(ring: &KeyRing, message: &[u8]) -> Result<Delivery, OpenError> {
@@ -71,6 +73,7 @@ fn a_message_is_sealed_in_the_buffer_that_was_reserved_for_it() {
     let nasty = "\u{1}\"\\".repeat(50);
     let mut delivery = delivery(UNIT, &[7; 1000]);
     delivery.proof = Proof { scheme: nasty.clone(), iat: Some(i64::MIN), user: Some(UserId(nasty)) };
+    delivery.trace = TraceParent::new(u128::MAX, u64::MAX, true);
     let sealed = ring(&entry(1)).seal_delivery(&delivery);
     assert!(sealed.message.as_bytes().len() <= envelope::room_for(&delivery));
 }
@@ -272,6 +275,7 @@ proptest! {
         body in proptest::collection::vec(any::<u8>(), 0..4096),
         scheme in ".{0,40}", user in proptest::option::of(".{0,200}"), iat in any::<Option<i64>>(),
         id in any::<u128>(), micros in 0..253_402_300_799_999_999_i64, force in any::<bool>(),
+        trace in any::<(u128, u64, bool)>(),
     ) {
         let ring = ring(&format!("7:{KEY}"));
         let mut given = delivery(UNIT, &body);
@@ -279,8 +283,10 @@ proptest! {
         given.id = Uuid::from_u128(id);
         given.received_at = Timestamp::from_micros(micros).unwrap();
         given.force = force;
+        given.trace = TraceParent::new(trace.0, trace.1, trace.2);
         let sealed = ring.seal_delivery(&given);
         prop_assert!(sealed.message.as_bytes().len() <= envelope::room_for(&given));
+        prop_assert_eq!(&sealed.traceparent, &given.trace.map(|trace| trace.to_string()));
         prop_assert_eq!(parts(&open(&ring, sealed.message.as_bytes()).unwrap()), parts(&given));
         let key = DedupKey::from_stored(body);
         let payload = ring.seal_payload(&key, &given);

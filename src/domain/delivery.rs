@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{ProviderName, Timestamp, UserId};
+use super::{ProviderName, Timestamp, TraceParent, UserId};
 
 /// What verification proved about a delivery; kept with it, so that it can be interpreted again years later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,12 +47,14 @@ pub struct Delivery {
     pub scope: Scope,
     /// Whether its events count even when an equal one is stored already (a replay). It travels inside the seal.
     pub force: bool,
+    /// The span in which it was received. It says nothing of what is in it, and decides nothing.
+    pub trace: Option<TraceParent>,
     /// The body or the element.
     pub bytes: Bytes,
 }
 
 impl Delivery {
-    /// Puts a delivery together from parts that are proved already.
+    /// Puts a delivery together from parts that are proved already, without a trace.
     pub(crate) fn assemble(
         id: Uuid,
         provider: ProviderName,
@@ -62,7 +64,12 @@ impl Delivery {
         force: bool,
         bytes: Bytes,
     ) -> Self {
-        Self { id, provider, received_at, proof, scope, force, bytes }
+        Self { id, provider, received_at, proof, scope, force, trace: None, bytes }
+    }
+
+    /// The same with the trace in which it was received.
+    pub fn traced(self, trace: Option<TraceParent>) -> Self {
+        Self { trace, ..self }
     }
 
     /// The delivery that is stored with one of its events: the same proof, that event's own bytes.

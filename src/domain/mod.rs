@@ -11,6 +11,7 @@ pub mod ids;
 pub mod reason;
 pub mod register;
 pub mod time;
+pub mod trace;
 
 pub use change::{Change, Claim, Email, Rank, StatusChange};
 pub use delivery::{Delivery, Proof, Scope};
@@ -19,3 +20,4 @@ pub use ids::{AccountId, DedupKey, ProviderName, UserId};
 pub use reason::{Cause, Reason};
 pub use register::Clock;
 pub use time::{Timestamp, WallClock};
+pub use trace::TraceParent;

@@ -164,12 +164,13 @@ impl Webhooks {
         let received = self.receiver.receive(path.provider, path.token, &headers, body).await;
         drop(room);
         match received {
-            Ok(id) => {
+            Ok((id, trace)) => {
                 let took = started.elapsed();
                 metrics::deliveries(Some(provider), metrics::Outcome::Accepted);
                 metrics::ack_seconds(provider, took);
                 tracing::debug!(
                     delivery.id = %id,
+                    trace.id = %format_args!("{:032x}", trace.trace_id()),
                     provider.name = provider.as_str(),
                     duration_ms = took.as_secs_f64() * 1e3,
                     "accepted"

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::config::{ConfigError, Values};
 use crate::crypto::{OpenError, SealedDelivery, frame_of, kept};
-use crate::domain::{Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, WallClock};
+use crate::domain::{
+    Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, TraceParent, WallClock,
+};
 use crate::providers::{self, Reader};
 use crate::queue::Received;
 use crate::store::{Arriving, Reread, StoredEvent, Vault};
@@ -53,7 +53,7 @@ impl Desk {
         }));
         match read.unwrap_or(Err(Cause::Panicked)) {
             Ok(events) => events,
-            Err(cause) => vec![self.unopened(&received.body, &received.queue, cause)],
+            Err(cause) => vec![self.unopened(received, cause)],
         }
     }
 
@@ -64,7 +64,7 @@ impl Desk {
             .map(|event| {
                 let envelope = delivery.narrowed(event.bytes.clone(), event.scope);
                 let payload = self.vault.ring.seal_payload(&event.dedup_key, &envelope);
-                Arriving { event, payload, force: delivery.force }
+                Arriving { event, payload, force: delivery.force, trace: delivery.trace }
             })
             .collect()
     }
@@ -85,16 +85,19 @@ impl Desk {
     }
 
     /// A message that cannot be opened: kept as it came, sealed again, as one dead event.
-    fn unopened(&self, message: &Bytes, queue: &str, cause: Cause) -> Arriving {
+    fn unopened(&self, received: &Received, cause: Cause) -> Arriving {
+        let (message, queue) = (&received.body, &received.queue);
         let now = self.clock.now();
         let frame = frame_of(message);
         let named = frame.as_ref().map(|(name, _)| name.as_str()).or_else(|| queue.rsplit('.').next());
         let provider = named.and_then(known).unwrap_or(ProviderName::UNKNOWN);
         tracing::error!(provider.name = %provider, reason = cause.as_str(), "message kept as it came");
-        let delivery = kept(provider, now, message.clone());
+        // What the head says of its trace is not to be had; what stands beside the message is good enough for looking.
+        let trace = received.traceparent.as_deref().and_then(TraceParent::parse);
+        let delivery = kept(provider, now, message.clone()).traced(trace);
         let event = dead(&delivery, cause);
         let payload = self.vault.ring.seal_payload(&event.dedup_key, &delivery);
-        Arriving { event, payload, force: false }
+        Arriving { event, payload, force: false, trace }
     }
 
     /// Opens a stored envelope.

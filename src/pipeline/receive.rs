@@ -12,8 +12,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use uuid::Uuid;
 
-use crate::crypto::SealedDelivery;
-use crate::domain::{ProviderName, Timestamp, WallClock};
+use crate::domain::{ProviderName, Timestamp, TraceParent, WallClock};
+use crate::ops::spans::Span;
 use crate::providers::{Provider, Request, Verifier};
 use crate::queue::Queue;
 use crate::store::Vault;
@@ -93,27 +93,47 @@ impl Receiver {
         self.queue.accepts().map_err(NotAccepted::Queue)
     }
 
-    /// Takes one delivery the whole way to the queue; its id once it is durable.
+    /// Takes one delivery the whole way to the queue; its id, and the trace it is in, once it is durable.
     pub async fn receive(
         &self,
         provider: &str,
         token: Option<&str>,
         headers: &HeaderMap,
         body: Bytes,
+    ) -> Result<(Uuid, TraceParent), NotAccepted> {
+        let (door, verifier) = self.door(provider, token.is_some())?;
+        let mut span = Span::receive(door.provider, traceparent(headers));
+        let accepted = self.accept(verifier, &mut span, headers, token, body).await;
+        if accepted.is_err() {
+            span.failed();
+        }
+        accepted.map(|id| (id, span.context()))
+    }
+
+    async fn accept(
+        &self,
+        verifier: &dyn Verifier,
+        span: &mut Span,
+        headers: &HeaderMap,
+        token: Option<&str>,
+        body: Bytes,
     ) -> Result<Uuid, NotAccepted> {
-        let (_, verifier) = self.door(provider, token.is_some())?;
         let received_at = self.clock.now();
         let request = Request { headers, body: &body, token };
         let verified = verifier.verify(&request, received_at).await.map_err(NotAccepted::Refused)?; // way: 3/12
         let sealed = {
             let delivery = verified.into_delivery(fresh_id(received_at), received_at, body);
             // The plaintext ends with this block: while the broker's confirm is awaited, only the seal is held.
-            let traceparent = traceparent(headers);
-            SealedDelivery { traceparent, ..self.vault.ring.seal_delivery(&delivery) }
+            self.vault.ring.seal_delivery(&delivery.traced(Some(span.context())))
         };
         let id = sealed.id;
-        self.queue.publish(sealed).await.map_err(NotAccepted::Queue)?; // way: 6/12
-        Ok(id)
+        span.delivery(id);
+        let mut publishing = Span::publish(sealed.provider, id, span);
+        let published = self.queue.publish(sealed).await.map_err(NotAccepted::Queue); // way: 6/12
+        if published.is_err() {
+            publishing.failed();
+        }
+        published.map(|()| id)
     }
 
     fn door(&self, provider: &str, bound: bool) -> Result<(&Door, &dyn Verifier), NotAccepted> {
@@ -134,20 +154,11 @@ fn fresh_id(at: Timestamp) -> Uuid {
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, micros as u32 * 1_000))
 }
 
-/// The sender's trace context, if it is one of version 00 (W3C Trace Context, 3.2): it becomes a header that a broker
-/// sees in the clear, so nothing else is let through, and of several none is.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
+/// The sender's trace context; of several none is taken.
+fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
     let mut given = headers.get_all("traceparent").iter();
     let (value, None) = (given.next()?, given.next()) else { return None };
-    let text = value.to_str().ok()?;
-    let is_hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let is_id = |part: &str, length| is_hex(part, length) && part.bytes().any(|byte| byte != b'0');
-    let mut parts = text.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let valid = version == "00" && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2) && parts.next().is_none();
-    valid.then(|| text.to_owned())
+    TraceParent::parse(value.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -165,7 +176,7 @@ mod tests {
         proof: &'static str,
     ) -> Result<Uuid, NotAccepted> {
         let headers = headers(&[("x-proof", proof)]);
-        receiver(queue).receive(path.0, path.1, &headers, Bytes::from_static(b"{\"data\":[]}")).await
+        receiver(queue).receive(path.0, path.1, &headers, Bytes::from_static(b"{\"data\":[]}")).await.map(|(id, _)| id)
     }
 
     #[tokio::test]
@@ -210,22 +221,26 @@ mod tests {
         assert_eq!(receive(&queue, ("unit", None), "good").await, Err(NotAccepted::Queue(PublishError::Timeout)));
     }
 
-    #[test]
-    fn only_a_well_formed_trace_context_is_passed_on() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(traceparent(&headers(&[("traceparent", good)])).as_deref(), Some(good));
-        assert_eq!(traceparent(&headers(&[("traceparent", good), ("traceparent", good)])), None);
-        for bad in [
-            "",
-            "00",
-            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-            "00-4111111111111111-b7ad6b7169203331-01",
-        ] {
-            assert_eq!(traceparent(&headers(&[("traceparent", bad)])), None, "{bad}");
+    #[tokio::test]
+    async fn a_delivery_keeps_the_trace_of_its_request_and_has_a_new_one_where_that_says_none() {
+        const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (given, kept) in
+            [(&[GOOD][..], true), (&[GOOD, GOOD], false), (&["00-4111111111111111"], false), (&[], false)]
+        {
+            let queue = FakeQueue::confirming();
+            let receiver = receiver(&queue);
+            let pairs = given.iter().map(|value| ("traceparent", *value)).chain([("x-proof", "good")]);
+            let mut sent = HeaderMap::new();
+            for (name, value) in pairs {
+                sent.append(name, value.parse().unwrap());
+            }
+            let (id, trace) = receiver.receive("unit", None, &sent, Bytes::from_static(b"{}")).await.unwrap();
+            let published = &queue.published()[0];
+            assert_eq!((published.id, published.traceparent.clone()), (id, Some(trace.to_string())));
+            assert_eq!(trace.to_string() == GOOD, kept, "{given:?}");
+            let known = |name: &str| (name == "unit").then_some(ProviderName::new("unit"));
+            let opened = receiver.vault.ring.open_delivery(&published.message.bytes(), &known).unwrap();
+            assert_eq!(opened.trace, Some(trace), "it travels inside the seal");
         }
     }
 }

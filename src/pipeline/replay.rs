@@ -78,7 +78,7 @@ pub struct Replayer {
 /// A row ready for its way.
 enum Ready {
     Publish(SealedDelivery),
-    Apply(Item),
+    Apply(Box<Item>),
     Replace(Vec<Item>),
 }
 
@@ -178,7 +178,7 @@ impl Replayer {
         let stored = StoredEvent { id, provider: row.provider, dedup_key: row.dedup_key, attempts, payload };
         Ok(match self.desk.reading(&stored) {
             Ok((delivery, Reading::Same(_))) if self.queue.is_some() => Ok(Ready::Publish(self.desk.sealed(&delivery))),
-            Ok((_, Reading::Same(arriving))) => Ok(Ready::Apply(item(*arriving))),
+            Ok((_, Reading::Same(arriving))) => Ok(Ready::Apply(Box::new(item(*arriving)))),
             // Whatever else it is read as today, what it did stays done.
             Ok((_, Reading::Others(_))) if state != EventState::Dead => Err(Left::Unread(Cause::ReadOtherwise)),
             Ok((_, Reading::Others(events))) => Ok(Ready::Replace(events.into_iter().map(item).collect())),
@@ -192,7 +192,7 @@ impl Replayer {
         for (id, row) in ready {
             match row {
                 Ready::Publish(sealed) => publish.push(sealed),
-                Ready::Apply(item) => apply.push(item),
+                Ready::Apply(item) => apply.push(*item),
                 Ready::Replace(items) => replace.push((id, items)),
             }
         }

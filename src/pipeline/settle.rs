@@ -22,6 +22,7 @@ use super::read::Desk;
 use crate::domain::{Cause, EventState, Timestamp};
 use crate::ops::delays::Delays;
 use crate::ops::metrics::{self, EventFate};
+use crate::ops::spans::Span;
 use crate::store::{Arriving, Batch, Committed, Failed, Outcome, Store, StoreError, StoreTrouble};
 
 /// How long a batch is held while the database is away before its messages are given back: well below the broker's own
@@ -114,6 +115,16 @@ impl Settler {
 
     /// Commits one batch, waiting out trouble that is nobody's fault. A transient error means that waiting was given up.
     pub async fn commit(&self, batch: &Batch) -> Result<Committed, StoreError> {
+        let mut span = Span::commit(batch.events.len(), batch.events.iter().filter_map(|arriving| arriving.trace));
+        let committed = self.commit_patiently(batch).await;
+        match &committed {
+            Ok(committed) => span.count("rows", committed.changed.len()),
+            Err(_) => span.failed(),
+        }
+        committed
+    }
+
+    async fn commit_patiently(&self, batch: &Batch) -> Result<Committed, StoreError> {
         self.patiently(|| async {
             // A panic in there is this batch's failure: it is isolated like any other.
             AssertUnwindSafe(self.store.commit(batch, self.desk.as_ref())).catch_unwind().await.unwrap_or_else(|_| {

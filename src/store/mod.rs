@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use self::audit::{AuditEntry, AuditFilter, AuditRow};
 use crate::crypto::{BlindIndex, KeyRing, Payload, Sealed};
-use crate::domain::{Cause, DedupKey, Email, Event, EventState, ProviderName, Timestamp, UserId};
+use crate::domain::{Cause, DedupKey, Email, Event, EventState, ProviderName, Timestamp, TraceParent, UserId};
 
 /// What seals and indexes account identifiers and access tokens.
 pub struct Vault {
@@ -54,6 +54,8 @@ pub struct Arriving {
     pub payload: Sealed<Payload>,
     /// Whether it counts even if an equal or better copy is stored: a replay, a retry, a sweep.
     pub force: bool,
+    /// The span in which its delivery was received.
+    pub trace: Option<TraceParent>,
 }
 
 /// The act that says which user an integration belongs to.

@@ -21,3 +21,4 @@ mod replaying;
 mod secrecy;
 mod settings;
 mod surface;
+mod traces;

@@ -170,7 +170,7 @@ impl Archive {
         let delivery = Delivery::assemble(id, event.provider, event.received_at, proof, Scope::Element, false, bytes);
         let payload = self.vault.ring.seal_payload(&event.dedup_key, &delivery);
         events.push(event.clone());
-        Arriving { event, payload, force }
+        Arriving { event, payload, force, trace: None }
     }
 }
 
