@@ -13,12 +13,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
 use crate::config::{self, QueueSettings, StoreSettings};
-use crate::http::{ops_api, server, webhooks};
+use crate::http::api::auth::Doorkeeper;
+use crate::http::{api, ops_api, server, webhooks};
 use crate::ops::delays::Delays;
 use crate::ops::metrics;
 use crate::ops::readiness::Readiness;
 use crate::ops::shutdown::Shutdown;
+use crate::pipeline::access::Gate;
+use crate::pipeline::console::{Console, Parts};
 use crate::pipeline::observe::Observer;
+use crate::pipeline::read::Desk;
 use crate::pipeline::receive::Receiver;
 use crate::pipeline::sweep::Sweeper;
 use crate::pipeline::watch::Watch;
@@ -96,6 +100,8 @@ impl Serving {
         let failed = CancellationToken::new();
         let mut tasks = Vec::new();
 
+        let console = console(app, &vault, &desk, store.as_ref(), &queue, shutdown).await?;
+        let gate = Gate::new(&app.settings.ops.tokens, vault.clone(), app.clock.clone());
         let public = if receives {
             let (address, task) = receive(app, doors, vault, queue.clone(), &readiness, shutdown).await?;
             tasks.push(task);
@@ -123,7 +129,8 @@ impl Serving {
         tasks.push(tokio::spawn(stop_loudly(queue.clone(), shutdown.clone(), failed.clone())));
         let stopping = shutdown.clone();
         readiness.probe("running", move || if stopping.has_begun() { Err("stopping".to_owned()) } else { Ok(()) });
-        let router = ops_api::router(ops_api::OpsState { readiness, metrics });
+        let router = ops_api::router(ops_api::OpsState { readiness, metrics })
+            .merge(api::router(console, Doorkeeper::new(gate, app.clock.clone())));
         let ops_stop = Shutdown::new(OPS_GOODBYE);
         let stop = ops_stop.clone();
         let ops = tokio::spawn(async move {
@@ -273,6 +280,26 @@ pub fn broker(app: &Configured, rabbit: &config::RabbitMqSettings) -> RabbitMqSe
         // What the spool forwards takes no room from what senders wait for.
         max_in_flight: app.settings.http.max_in_flight + rabbit.spool.as_ref().map_or(0, |_| spool::FORWARDED_AT_ONCE),
     }
+}
+
+/// What answers people and the product. A process that only receives asks the database too if there is one to ask: it
+/// connects when the first question comes, so that receiving depends on no database.
+async fn console(
+    app: &Configured,
+    vault: &Arc<Vault>,
+    desk: &Arc<Desk>,
+    store: Option<&Arc<dyn Store>>,
+    queue: &Arc<dyn Queue>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Arc<Console>> {
+    let store = match (store, &app.settings.store) {
+        (Some(store), _) => Some(store.clone()),
+        (None, StoreSettings::Postgres { .. }) => Some(app.store_as_it_is(vault.clone()).await?),
+        (None, StoreSettings::Sqlite { .. }) => None,
+    };
+    // Embedded, the workers are in this process, and a replay can as well be applied where it is asked for.
+    let queue = matches!(app.settings.queue, QueueSettings::RabbitMq(_)).then(|| queue.clone());
+    Ok(Console::new(Parts { store, desk: desk.clone(), vault: vault.clone(), queue, stop: shutdown.token() }))
 }
 
 /// Binds the public port and serves webhooks on it. Tests call this and step a worker of their own.

@@ -10,6 +10,7 @@
 //! the time. HTTP/2 frames may come at any time: there only requests count.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -49,6 +50,10 @@ pub(super) fn protocol() -> auto::Builder<TokioExecutor> {
     protocol
 }
 
+/// Who is at the other end, as the system says: an extension of every request. Never read from a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
 /// How long a peer may be silent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -64,7 +69,7 @@ const GOODBYE_TIME: Duration = Duration::from_secs(1);
 /// Serves one connection until either side ends it, it is silent for too long, or `stop` is cancelled and it is done.
 pub(super) async fn serve(
     protocol: Arc<auto::Builder<TokioExecutor>>,
-    stream: TcpStream,
+    (stream, peer): (TcpStream, Peer),
     router: Router,
     patience: Patience,
     stop: CancellationToken,
@@ -74,7 +79,9 @@ pub(super) async fn serve(
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (router, serving) = (router.clone(), Serving::new(&served));
         async move {
-            let response = router.oneshot(request.map(Body::new)).await;
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            let response = router.oneshot(request).await;
             drop(serving);
             response
         }

@@ -1,7 +1,7 @@
 //! The ops bind: `/healthz`, `/readyz` and `/metrics`, which need no token and say nothing that does.
 //!
-//! The dashboard at `/` and `/v1/…` have routers of their own and are merged with this one where the server is put
-//! together; what they answer needs a token.
+//! The dashboard at `/` and `api` have routers of their own and are merged with this one where the server is put together;
+//! what they answer needs a token.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 
+pub use super::connection::Peer;
 use super::connection::{self, Patience};
 use crate::ops::shutdown::Shutdown;
 
@@ -92,13 +93,13 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
                 }
                 turn_away(stream, &turned_away);
             }
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Said once per flood: not again before a tenth of the places was free.
                 full &= connections.len() >= limits.connections / 10 * 9;
                 // Answers are one small segment: waiting to fill it would only delay them.
                 let _ = stream.set_nodelay(true);
                 let (protocol, stop) = (Arc::clone(&protocol), shutdown.token());
-                connections.spawn(connection::serve(protocol, stream, router.clone(), patience, stop));
+                connections.spawn(connection::serve(protocol, (stream, Peer(peer)), router.clone(), patience, stop));
             }
             Err(error) => pause_after(&error).await,
         }

@@ -4,7 +4,10 @@
 //! interprets them (8, 9), [`settle`] commits them whatever happens (10 to 12), [`sweep`] looks after what the tables hold
 //! back: retries that are due, unlinked events, deliveries whose key was missing. [`replay`] takes what a person names through
 //! the way again. [`observe`] looks at queues and tables every few seconds; [`watch`] is what it saw, for everybody who shows it.
+//! [`console`] answers people and the product, whom [`access`] lets in.
 
+pub mod access;
+pub mod console;
 pub mod observe;
 pub mod read;
 pub mod receive;

@@ -73,6 +73,7 @@ pub struct Replayer {
     settler: Settler,
     queue: Option<Arc<dyn Queue>>,
     stop: CancellationToken,
+    at_most: u64,
 }
 
 /// A row ready for its way.
@@ -86,7 +87,12 @@ impl Replayer {
     /// Publishes to `queue`, or applies directly without one. `stop` ends it between two portions.
     pub fn new(store: Arc<dyn Store>, desk: Arc<Desk>, queue: Option<Arc<dyn Queue>>, stop: CancellationToken) -> Self {
         let settler = Settler::new(store.clone(), desk.clone(), stop.clone());
-        Self { store, desk, settler, queue, stop }
+        Self { store, desk, settler, queue, stop, at_most: u64::MAX }
+    }
+
+    /// The same, interrupted after so many events of a filter.
+    pub fn at_most(self, events: u64) -> Self {
+        Self { at_most: events, ..self }
     }
 
     /// How many events a replay would take.
@@ -114,11 +120,19 @@ impl Replayer {
             Which::Filter(filter) => {
                 // What is stored meanwhile is not replayed: that of a row that is replaced would come back here.
                 let until = filter.before.unwrap_or_else(Uuid::now_v7);
-                let mut filter = EventFilter { before: Some(until), oldest_first: true, limit: PAGE, ..*filter };
+                let mut filter = EventFilter { before: Some(until), oldest_first: true, ..*filter };
+                let mut room = self.at_most;
                 loop {
+                    // One at least: whether there is more has to be known before it is said.
+                    filter.limit = u32::try_from(room).unwrap_or(PAGE).clamp(1, PAGE);
                     let page: Vec<EventRow> = self.store.events(&filter).await?;
                     let ids: Vec<Uuid> = page.iter().map(|row| row.id).collect();
                     let Some(last) = ids.last() else { break };
+                    if room == 0 {
+                        done.interrupted = Some("there is more than is done at once");
+                        break;
+                    }
+                    room = room.saturating_sub(ids.len() as u64);
                     filter.after = Some(*last);
                     self.portions(&ids, only, progress, &mut done).await?;
                     if done.interrupted.is_some() {

@@ -137,6 +137,8 @@ pub struct Failed {
 /// Which events to list. Every field narrows.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
+    /// Only these.
+    pub ids: Option<Vec<Uuid>>,
     /// Only this provider's.
     pub provider: Option<String>,
     /// Only this kind.

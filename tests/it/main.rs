@@ -10,6 +10,7 @@ mod process;
 mod servers;
 mod tables;
 
+mod api;
 mod bodies;
 mod commands;
 mod crashes;

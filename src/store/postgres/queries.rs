@@ -171,6 +171,9 @@ pub async fn events_count(pool: &PgPool, filter: &EventFilter) -> Result<u64, St
 
 fn narrow(sql: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
     sql.push(" where true");
+    if let Some(ids) = &filter.ids {
+        sql.push(" and id = any (").push_bind(ids.clone()).push(")");
+    }
     if let Some(state) = filter.state {
         sql.push(format!(" and state = '{}'", state.as_str()));
     }

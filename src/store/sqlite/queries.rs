@@ -166,6 +166,14 @@ pub async fn events_count(pool: &SqlitePool, filter: &EventFilter) -> Result<u64
 
 fn narrow(sql: &mut QueryBuilder<Sqlite>, filter: &EventFilter) {
     sql.push(" where true");
+    if let Some(ids) = &filter.ids {
+        sql.push(" and id in (");
+        let mut list = sql.separated(", ");
+        ids.iter().for_each(|id| {
+            list.push_bind(id.hyphenated());
+        });
+        sql.push(")");
+    }
     if let Some(state) = filter.state {
         sql.push(format!(" and state = '{}'", state.as_str()));
     }
