@@ -335,6 +335,30 @@ async fn no_more_than_the_prefetch_is_held<P: Place>(place: Arc<P>) {
     queue.close().await;
 }
 
+async fn large_messages_are_held_by_their_bytes_and_not_by_their_count<P: Place>(place: Arc<P>) {
+    const SIZE: usize = 1 << 20;
+    let queue = place.open().await;
+    let body = |number: u8| Bytes::from(vec![number; SIZE]);
+    for number in 0..60 {
+        queue.publish(delivery(body(number))).await.unwrap();
+    }
+    let mut consumer = queue.consume(1_024).await.unwrap();
+    let mut held = Vec::new();
+    let mut seen = HashSet::new();
+    while seen.len() < 60 {
+        match timeout(SILENCE, consumer.next(512, Duration::from_millis(20))).await {
+            Ok(messages) => held.extend(messages.unwrap()),
+            Err(_) => {
+                seen.extend(held.iter().map(|message: &Received| message.body[0]));
+                assert!((1..=17).contains(&held.len()), "{} MiB are held", held.len());
+                consumer.ack(tokens(std::mem::take(&mut held))).await.unwrap();
+            }
+        }
+    }
+    consumer.close().await;
+    queue.close().await;
+}
+
 async fn two_consumers_share_the_work_without_overlap<P: Place>(place: Arc<P>) {
     let queue = place.open().await;
     let mut one = queue.consume(20).await.unwrap();
@@ -425,6 +449,7 @@ for_both!(
     next_gives_no_more_than_asked_and_keeps_the_rest,
     a_next_that_is_given_up_loses_nothing,
     no_more_than_the_prefetch_is_held,
+    large_messages_are_held_by_their_bytes_and_not_by_their_count,
     two_consumers_share_the_work_without_overlap,
     depths_tell_what_waits,
     closing_ends_a_consumer_that_waits,

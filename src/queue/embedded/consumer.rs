@@ -1,4 +1,4 @@
-//! One consumer of the embedded queue: holds at most its prefetch, gives back what it did not settle.
+//! One consumer of the embedded queue: holds at most its prefetch and so many bytes, gives back what it did not settle.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -13,6 +13,9 @@ use super::handout::{Handout, Item, Taken};
 use super::writer::Settlements;
 use super::{COMMIT_TIMEOUT, queue_name};
 use crate::queue::{Consumer, QueueError, Received, Token};
+
+/// How many bytes it holds at most, the last message besides.
+const HELD_BYTES: usize = 16 << 20;
 
 /// A stored message with everything that its row says.
 pub(in crate::queue) struct Stored {
@@ -32,13 +35,14 @@ pub(in crate::queue) struct EmbeddedConsumer {
     /// Taken and not given out yet: what a cancelled `next` leaves behind.
     buffer: Vec<i64>,
     held: HashMap<i64, Item>,
+    held_bytes: usize,
 }
 
 impl EmbeddedConsumer {
     pub(super) fn new(handout: Arc<Handout>, settlements: Arc<Settlements>, prefetch: u16) -> Self {
         handout.join();
         let prefetch = usize::from(prefetch).max(1);
-        Self { handout, settlements, prefetch, buffer: Vec::new(), held: HashMap::new() }
+        Self { handout, settlements, prefetch, buffer: Vec::new(), held: HashMap::new(), held_bytes: 0 }
     }
 
     /// As [`Consumer::next`], with the whole rows: for the spool, which passes them on.
@@ -52,7 +56,7 @@ impl EmbeddedConsumer {
         let mut now = 0;
         if !self.buffer.is_empty() || self.fill(max).await {
             let deadline = Instant::now() + linger;
-            while self.buffer.len() < max && self.held.len() < self.prefetch {
+            while self.buffer.len() < max && self.held.len() < self.prefetch && self.held_bytes < HELD_BYTES {
                 if !timeout_at(deadline, self.fill(max)).await.unwrap_or(false) {
                     break;
                 }
@@ -70,11 +74,13 @@ impl EmbeddedConsumer {
             // Registered before looking, or what comes in between would wake nobody.
             arrived.as_mut().enable();
             let room = self.prefetch.saturating_sub(self.held.len());
-            match handout.take(room.min(max.saturating_sub(self.buffer.len()))) {
+            let room = room.min(max.saturating_sub(self.buffer.len()));
+            match handout.take(room, HELD_BYTES.saturating_sub(self.held_bytes)) {
                 Taken::Closed => return false,
                 Taken::Items(items) if !items.is_empty() => {
                     for item in items {
                         self.buffer.push(item.seq);
+                        self.held_bytes += item.body.len();
                         self.held.insert(item.seq, item);
                     }
                     return true;
@@ -94,6 +100,7 @@ impl Consumer for EmbeddedConsumer {
     async fn ack(&mut self, tokens: Vec<Token>) -> Result<(), QueueError> {
         let seqs = tokens.into_iter().filter_map(|token| i64::try_from(token.0).ok());
         let items: Vec<_> = seqs.filter_map(|seq| self.held.remove(&seq)).collect();
+        self.held_bytes -= items.iter().map(|item| item.body.len()).sum::<usize>();
         self.handout.settled(&items);
         self.settlements.add(items.iter().map(|item| item.seq));
         Ok(())

@@ -158,14 +158,15 @@ impl Handout {
         self.arrived.notify_waiters();
     }
 
-    /// Takes up to `max` for a consumer.
-    pub(super) fn take(&self, max: usize) -> Taken {
+    /// Takes up to `max` for a consumer, and no more once they have `max_bytes`.
+    pub(super) fn take(&self, max: usize, max_bytes: usize) -> Taken {
         let mut state = self.lock();
         if state.closed {
             return Taken::Closed;
         }
         let mut items = Vec::new();
-        while items.len() < max {
+        let mut bytes = 0;
+        while items.len() < max && bytes < max_bytes {
             let item = match state.returned.pop_first() {
                 Some((_, item)) => item,
                 None => match state.ahead.pop_front() {
@@ -179,6 +180,7 @@ impl Handout {
             if let Some(count) = state.counts.get_mut(&item.provider) {
                 count.held += 1;
             }
+            bytes += item.body.len();
             items.push(item);
         }
         let wanted = state.cursor < state.last && state.ahead.len() < AHEAD / 2;

@@ -2,17 +2,27 @@
 //!
 //! A queue that does not answer takes its channel along, with everything that was given on it; so none shares one.
 //!
+//! A broker counts what it gives ahead and does not weigh it. So each lane begins with one tap of a few messages, opens
+//! further ones, up to its share, while what it holds is light, and closes them when it gets heavy:
+//!
+//! ```text
+//!        all of it taken, little in it                      more than LANE_BYTES
+//! 8 ──▶ 32 ──▶ 128 ──▶ its share  ─────────────────────────────────────────────▶ 8
+//! ```
+//!
 //! Law: a `multiple` ack settles every lower tag of the channel, also one that still stands in a buffer unread. It is used
 //! only for the contiguous run of settled tags from the lowest open one; beyond that run each tag is acked by itself.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{self, BoxFuture};
 use futures_util::stream::{self, BoxStream, SelectAll, StreamExt};
-use futures_util::{FutureExt, future};
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
@@ -42,11 +52,20 @@ impl From<Trouble> for NotOpened {
     }
 }
 
-/// What a queue's stream gives: a message, or its end with what was wrong.
+/// What a tap's stream gives: a message of its lane, or its end with what was wrong.
 enum Item {
     Message(usize, Box<Delivery>),
-    End(String),
+    End { lane: usize, tap: usize, sentence: String },
 }
+
+/// The first tap's prefetch: this many of the largest bodies from every queue are no burden.
+const FIRST_TAP: u16 = 8;
+
+/// How much a lane may hold before it goes back to its first tap.
+const LANE_BYTES: usize = 8 << 20;
+
+/// How many times as much a lane may be given after each further tap; it must hold less than that part of its bytes.
+const GROWTH: u16 = 4;
 
 /// A consumer over all queues.
 pub(super) struct RabbitConsumer {
@@ -64,6 +83,28 @@ struct Lane {
     queue: String,
     channel: Channel,
     tags: Tags,
+    /// The most messages that it may hold.
+    share: u16,
+    /// Those that are open, the first one first.
+    taps: Vec<Tap>,
+    /// How many there were so far: no name is used twice.
+    numbered: usize,
+    /// A tap that is being opened, or taps that are being closed. It stands here so that a `next` that is given up, and
+    /// polled no more, leaves no consumer behind that nobody reads.
+    change: Option<BoxFuture<'static, Result<Option<BoxStream<'static, Item>>, Trouble>>>,
+}
+
+/// One consumer of the broker.
+struct Tap {
+    number: usize,
+    prefetch: u16,
+}
+
+/// What a lane should do about its taps.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Open(u16),
+    CloseFurther,
 }
 
 impl RabbitConsumer {
@@ -85,14 +126,9 @@ impl RabbitConsumer {
             // Quorum queues refuse a limit for all consumers together, so it is shared out among them
             // (<https://www.rabbitmq.com/docs/quorum-queues#global-qos>).
             let share = share(prefetch, index, queues.len());
-            call("limit what is prefetched", channel.basic_qos(share, BasicQosOptions::default())).await?;
-            let consume = channel.basic_consume(
-                queue.as_str().into(),
-                TAG.into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            );
-            let consumer = match timeout(CALL_TIMEOUT, consume).await {
+            let first = Tap { number: 0, prefetch: share.min(FIRST_TAP) };
+            limit(&channel, first.prefetch).await?;
+            let consumer = match timeout(CALL_TIMEOUT, consume(&channel, queue, first.number)).await {
                 Ok(Ok(consumer)) => consumer,
                 Ok(Err(error)) => {
                     let trouble = judge(&format!("consume from queue {queue}"), &error);
@@ -104,17 +140,9 @@ impl RabbitConsumer {
                     return Err(NotOpened::Silent(queue.clone()));
                 }
             };
-            let (name, lane) = (queue.clone(), lanes.len());
-            let messages = consumer.map(move |item| match item {
-                Ok(delivery) => Item::Message(lane, Box::new(delivery)),
-                Err(error) => {
-                    Item::End(judge(&format!("go on consuming from queue {name}"), &error).sentence().to_owned())
-                }
-            });
-            // A cancel by the broker just ends the stream: that must be seen, not merged away.
-            let cancelled = format!("the broker cancelled the consumer of queue {queue}");
-            items.push(messages.chain(stream::once(future::ready(Item::End(cancelled)))).boxed());
-            lanes.push(Lane { queue: queue.clone(), channel, tags: Tags::default() });
+            items.push(flow(consumer, queue.clone(), lanes.len(), first.number));
+            let (queue, tags) = (queue.clone(), Tags::default());
+            lanes.push(Lane { queue, channel, tags, share, taps: vec![first], numbered: 0, change: None });
         }
         let until = silent.values().min().copied();
         Ok(Self { link, session, lanes, until, items, buffer: VecDeque::new() })
@@ -125,11 +153,14 @@ impl RabbitConsumer {
         match item {
             Some(Item::Message(index, delivery)) => {
                 let lane = &mut self.lanes[index];
-                lane.tags.given(delivery.delivery_tag);
+                lane.tags.given(delivery.delivery_tag, delivery.data.len());
                 self.buffer.push_back(received(index, &lane.queue, *delivery));
+                lane.turn(index);
                 Ok(())
             }
-            Some(Item::End(sentence)) => {
+            // What a tap was given before it was closed has been read by now.
+            Some(Item::End { lane, tap, .. }) if !self.lanes[lane].has(tap) => Ok(()),
+            Some(Item::End { sentence, .. }) => {
                 if !self.link.closed() {
                     warn!("{sentence}");
                 }
@@ -142,6 +173,17 @@ impl RabbitConsumer {
     async fn item(&mut self) -> Result<(), QueueError> {
         let item = tokio::select! {
             biased;
+            changed = changed(&mut self.lanes) => {
+                match changed {
+                    Ok(Some(tap)) => self.items.push(tap),
+                    Ok(None) => {}
+                    Err(trouble) => {
+                        warn!("{}", trouble.sentence());
+                        return Err(QueueError::Gone);
+                    }
+                }
+                return Ok(());
+            }
             item = self.items.next() => item,
             () = self.session.over() => return Err(QueueError::Gone),
             () = ended(self.until) => return Err(QueueError::Gone),
@@ -217,19 +259,21 @@ impl Consumer for RabbitConsumer {
         })
     }
 
-    async fn close(self: Box<Self>) {
+    async fn close(mut self: Box<Self>) {
         if !self.session.up() {
             return;
         }
         // Closing right after an ack loses some (measured: up to 62 came again), because the channel sends acks on to the
         // queues in its own time. A cancel goes through each queue's log behind the acks sent before it, and the count
         // after it reaches the queue behind what the channel still held back.
-        let goodbyes = self.lanes.iter().map(|Lane { queue, channel, .. }| async move {
-            let cancelled = channel.basic_cancel(TAG.into(), BasicCancelOptions::default()).await;
-            cancelled.map_err(|error| judge("cancel a consumer", &error))?;
-            count(channel, queue).await?;
-            call("close a channel", channel.close(200, "done".into())).await
-        });
+        let goodbyes =
+            std::mem::take(&mut self.lanes).into_iter().map(|Lane { queue, channel, taps, .. }| async move {
+                for tap in taps {
+                    cancel(&channel, tap.number).await?;
+                }
+                count(&channel, &queue).await?;
+                call("close a channel", channel.close(200, "done".into())).await
+            });
         let goodbye = async { future::join_all(goodbyes).await.into_iter().collect::<Result<(), Trouble>>() };
         match timeout(CALL_TIMEOUT, goodbye).await {
             Ok(Ok(())) => {}
@@ -246,8 +290,101 @@ async fn ended(until: Option<Instant>) {
     }
 }
 
-/// The consumer's name on its channel.
-const TAG: &str = "finhook";
+impl Lane {
+    fn has(&self, tap: usize) -> bool {
+        self.taps.iter().any(|held| held.number == tap)
+    }
+
+    /// Begins to open or close taps, if what it holds says so.
+    fn turn(&mut self, index: usize) {
+        if self.change.is_some() {
+            return;
+        }
+        let prefetch = self.taps.iter().map(|tap| tap.prefetch).sum();
+        let further = self.taps.len() > 1;
+        match turn(self.tags.open.len(), self.tags.bytes, (prefetch, self.share), further) {
+            Some(Turn::Open(prefetch)) => {
+                self.numbered += 1;
+                let number = self.numbered;
+                self.taps.push(Tap { number, prefetch });
+                let (channel, queue) = (self.channel.clone(), self.queue.clone());
+                self.change = Some(Box::pin(async move {
+                    limit(&channel, prefetch).await?;
+                    let consumer = call("consume more from a queue", consume(&channel, &queue, number)).await?;
+                    Ok(Some(flow(consumer, queue, index, number)))
+                }));
+            }
+            Some(Turn::CloseFurther) => {
+                let closed: Vec<usize> = self.taps.drain(1..).map(|tap| tap.number).collect();
+                let channel = self.channel.clone();
+                self.change = Some(Box::pin(async move {
+                    for number in closed {
+                        cancel(&channel, number).await?;
+                    }
+                    Ok(None)
+                }));
+            }
+            None => {}
+        }
+    }
+}
+
+/// What to do about the taps of a lane that holds `count` messages of `bytes` in all: `prefetch` of its `share` are open.
+fn turn(count: usize, bytes: usize, (prefetch, share): (u16, u16), further: bool) -> Option<Turn> {
+    if bytes > LANE_BYTES {
+        return further.then_some(Turn::CloseFurther);
+    }
+    let saturated = count >= usize::from(prefetch) && prefetch < share;
+    let light = bytes <= LANE_BYTES / usize::from(GROWTH);
+    (saturated && light).then(|| Turn::Open(prefetch.saturating_mul(GROWTH - 1).min(share - prefetch)))
+}
+
+/// Completes when a lane's taps are as they should be, with the stream of a new one.
+async fn changed(lanes: &mut [Lane]) -> Result<Option<BoxStream<'static, Item>>, Trouble> {
+    future::poll_fn(|context| {
+        for lane in &mut *lanes {
+            let Some(change) = &mut lane.change else { continue };
+            if let Poll::Ready(changed) = change.as_mut().poll(context) {
+                lane.change = None;
+                return Poll::Ready(changed);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn limit(channel: &Channel, prefetch: u16) -> Result<(), Trouble> {
+    call("limit what is prefetched", channel.basic_qos(prefetch, BasicQosOptions::default())).await
+}
+
+/// The limit that was set last holds for this one, and those before it keep theirs.
+async fn consume(channel: &Channel, queue: &str, tap: usize) -> lapin::Result<lapin::Consumer> {
+    let options = BasicConsumeOptions::default();
+    channel.basic_consume(queue.into(), tag(tap).into(), options, FieldTable::default()).await
+}
+
+async fn cancel(channel: &Channel, tap: usize) -> Result<(), Trouble> {
+    call("cancel a consumer", channel.basic_cancel(tag(tap).into(), BasicCancelOptions::default())).await
+}
+
+fn flow(consumer: lapin::Consumer, queue: String, lane: usize, tap: usize) -> BoxStream<'static, Item> {
+    // A cancel by the broker just ends the stream: that must be seen, not merged away.
+    let cancelled = format!("the broker cancelled the consumer of queue {queue}");
+    let messages = consumer.map(move |item| match item {
+        Ok(delivery) => Item::Message(lane, Box::new(delivery)),
+        Err(error) => {
+            let sentence = judge(&format!("go on consuming from queue {queue}"), &error).sentence().to_owned();
+            Item::End { lane, tap, sentence }
+        }
+    });
+    messages.chain(stream::once(future::ready(Item::End { lane, tap, sentence: cancelled }))).boxed()
+}
+
+/// A consumer's name on its channel.
+fn tag(tap: usize) -> String {
+    format!("finhook-{tap}")
+}
 
 /// Where a token has the lane: the broker numbers each channel's deliveries from 1 on, and never gets that far.
 const LANE_SHIFT: u32 = 48;
@@ -308,18 +445,28 @@ struct Tags {
     floor: u64,
     /// Settled ones above it.
     above: BTreeSet<u64>,
-    /// Given and not settled.
-    open: BTreeSet<u64>,
+    /// Given and not settled, with their sizes.
+    open: BTreeMap<u64, usize>,
+    /// All of those.
+    bytes: usize,
 }
 
 impl Tags {
-    fn given(&mut self, tag: u64) {
-        self.open.insert(tag);
+    fn given(&mut self, tag: u64, bytes: usize) {
+        self.open.insert(tag, bytes);
+        self.bytes += bytes;
+    }
+
+    /// Whether it was open.
+    fn close(&mut self, tag: u64) -> bool {
+        let bytes = self.open.remove(&tag);
+        self.bytes -= bytes.unwrap_or(0);
+        bytes.is_some()
     }
 
     /// Settles tags that are open, and says which acks do that.
     fn settle(&mut self, tags: impl Iterator<Item = u64>) -> Vec<Ack> {
-        let fresh: BTreeSet<u64> = tags.filter(|tag| self.open.remove(tag)).collect();
+        let fresh: BTreeSet<u64> = tags.filter(|tag| self.close(*tag)).collect();
         self.above.extend(&fresh);
         while self.above.first() == Some(&(self.floor + 1)) {
             self.above.pop_first();
@@ -339,7 +486,7 @@ mod tests {
 
     fn given(tags: impl IntoIterator<Item = u64>) -> Tags {
         let mut all = Tags::default();
-        tags.into_iter().for_each(|tag| all.given(tag));
+        tags.into_iter().for_each(|tag| all.given(tag, 1));
         all
     }
 
@@ -354,9 +501,9 @@ mod tests {
         // 2 was delivered to another queue's buffer and nobody has read it yet.
         let mut tags = given([1, 3]);
         assert_eq!(tags.settle([1, 3].into_iter()), [Ack { tag: 1, multiple: true }, Ack { tag: 3, multiple: false }]);
-        tags.given(2);
+        tags.given(2, 1);
         assert_eq!(tags.settle([2].into_iter()), [Ack { tag: 2, multiple: true }]);
-        tags.given(4);
+        tags.given(4, 1);
         assert_eq!(tags.settle([4].into_iter()), [Ack { tag: 4, multiple: true }]);
     }
 
@@ -365,6 +512,27 @@ mod tests {
         let mut tags = given(1..=3);
         tags.settle([1, 2].into_iter());
         assert_eq!(tags.settle([1, 2, 9].into_iter()), []);
+    }
+
+    #[test]
+    fn a_lane_is_given_more_as_long_as_it_holds_little_and_less_when_it_holds_much() {
+        let (small, large) = (2_000, 1 << 20);
+        assert_eq!(turn(7, 7 * small, (8, 224), false), None, "not all of it was taken");
+        assert_eq!(turn(8, 8 * small, (8, 224), false), Some(Turn::Open(24)));
+        assert_eq!(turn(128, 128 * small, (128, 224), true), Some(Turn::Open(96)));
+        assert_eq!(turn(224, 224 * small, (224, 224), true), None, "that is its share");
+        assert_eq!(turn(8, 8 * large, (8, 224), false), None);
+        assert_eq!(turn(20, 9 * large, (32, 224), true), Some(Turn::CloseFurther));
+        assert_eq!(turn(8, 100 * large, (8, 224), false), None, "the first one stays");
+    }
+
+    #[test]
+    fn what_is_held_is_weighed() {
+        let mut tags = Tags::default();
+        tags.given(1, 100);
+        tags.given(2, 10);
+        tags.settle([1, 1, 7].into_iter());
+        assert_eq!(tags.bytes, 10);
     }
 
     #[test]
