@@ -10,11 +10,13 @@ use super::rows::{EventKey, NewEvent};
 
 /// When a failed event takes the place of a stored copy: it counts more (retrying beats recorded beats dead, then the later
 /// time), or it is that same copy on another try (known by its receipt) and has not been applied meanwhile. What was
-/// applied or recorded in between by another worker stays.
+/// applied or recorded in between by another worker stays, and so does a row that waits after more tries: its message was
+/// delivered once more, which is no try of the event.
 pub const TAKES_ITS_PLACE: &str = "
     (case excluded.state when 'retrying' then 2 else 0 end, excluded.occurred_at)
         > (case event.state when 'dead' then 0 when 'recorded' then 1 else 2 end, event.occurred_at)
-    or (event.state in ('unlinked', 'retrying', 'dead') and event.received_at = excluded.received_at)";
+    or (event.received_at = excluded.received_at and (event.state in ('unlinked', 'dead')
+        or (event.state = 'retrying' and excluded.attempts > event.attempts)))";
 
 /// The rows to write, one per key, sorted by key.
 pub fn rows(failed: &[Failed]) -> Vec<NewEvent> {

@@ -25,6 +25,15 @@ on_both! {
         assert!(db.store.take_due(at(999), at(1_000), 10).await.unwrap().is_empty());
     }
 
+    async fn a_message_that_is_delivered_again_does_not_give_an_event_its_tries_back(db) {
+        db.set_aside(event("e1", 1), EventState::Retrying, 3, Some(120)).await;
+        db.set_aside(event("e1", 1), EventState::Retrying, 1, Some(5)).await;
+        let row = db.listed().await.remove(0);
+        assert_eq!((row.attempts, row.next_attempt_at), (3, Some(at(120))));
+        db.set_aside(event("e1", 1), EventState::Retrying, 4, Some(600)).await;
+        assert_eq!(db.listed().await[0].attempts, 4);
+    }
+
     async fn an_event_set_aside_does_not_overwrite_a_copy_that_was_applied_meanwhile(db) {
         db.take([event("e1", 1).claiming("u1", Rank::Payload), event("e2", 1).meaning(Meaning::Record(None))]).await;
         db.set_aside(event("e1", 1), EventState::Retrying, 1, Some(50)).await;
