@@ -25,6 +25,7 @@ pub mod replaying;
 pub mod serve;
 pub mod serving;
 pub mod sign;
+mod starting;
 pub mod topology;
 pub mod webhook_url;
 

@@ -36,7 +36,11 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     limits::raise_open_files();
     let shutdown = Shutdown::new(app.settings.shutdown_timeout);
     shutdown.obey_signals().context("listen to signals")?;
-    let serving = Serving::start(&app, args.only, &shutdown).await?;
+    let serving = match Serving::start(&app, args.only, &shutdown).await {
+        // Told to stop while it waited for the database: nothing was begun that would have to be finished.
+        Err(_) if shutdown.has_begun() => return Ok(Done::Yes),
+        started => started?,
+    };
     shutdown.begun().await;
     tracing::info!("stopping: finishing what is in flight");
     let stopped = serving.stop().await;

@@ -12,13 +12,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
+use super::starting::Starting;
 use crate::config::{self, QueueSettings, StoreSettings};
 use crate::http::api::auth::Doorkeeper;
 use crate::http::{api, ops_api, server, webhooks};
 use crate::ops::delays::Delays;
-use crate::ops::metrics;
-use crate::ops::readiness::Readiness;
+use crate::ops::readiness::{Check, Readiness};
 use crate::ops::shutdown::Shutdown;
+use crate::ops::{limits, metrics};
 use crate::pipeline::access::Gate;
 use crate::pipeline::console::{Console, Parts};
 use crate::pipeline::observe::Observer;
@@ -87,16 +88,21 @@ impl Serving {
         let metrics = metrics::install();
         metrics::start_at_zero(PROVIDERS.iter().map(|provider| provider.name));
         let readiness = Readiness::new(app.clock.clone());
+        let ops_bind = app.settings.ops.bind.to_string();
+        let ops = server::bind("FINHOOK_OPS_BIND", &ops_bind).await.map_err(BadConfiguration::from_display)?;
+        let ops_address = ops.local_addr().context("the ops address")?;
+        let starting = Starting::serve(&ops, &readiness, metrics.clone()).context("serve on FINHOOK_OPS_BIND")?;
 
-        let store = if works { Some(store_when_it_answers(app, &vault, shutdown).await?) } else { None };
+        let store = if works {
+            Some(store_when_it_answers(app, &vault, &readiness.check("store"), shutdown).await?)
+        } else {
+            None
+        };
         // Only a receiver publishes; a spool that a worker opened would be locked against the receiver beside it.
         let queue = if receives { open_for_receiving(app).await? } else { open_queue(app).await? };
         if receives {
             connected(queue.as_ref(), shutdown).await;
         }
-        let ops_bind = app.settings.ops.bind.to_string();
-        let ops = server::bind("FINHOOK_OPS_BIND", &ops_bind).await.map_err(BadConfiguration::from_display)?;
-        let ops_address = ops.local_addr().context("the ops address")?;
         let failed = CancellationToken::new();
         let mut tasks = Vec::new();
 
@@ -131,6 +137,7 @@ impl Serving {
         readiness.probe("running", move || if stopping.has_begun() { Err("stopping".to_owned()) } else { Ok(()) });
         let router = ops_api::router(ops_api::OpsState { readiness, metrics })
             .merge(api::router(console, Doorkeeper::new(gate, app.clock.clone())));
+        starting.over().await;
         let ops_stop = Shutdown::new(OPS_GOODBYE);
         let stop = ops_stop.clone();
         let ops = tokio::spawn(async move {
@@ -194,6 +201,7 @@ async fn connected(queue: &dyn Queue, shutdown: &Shutdown) {
 async fn store_when_it_answers(
     app: &Configured,
     vault: &Arc<Vault>,
+    check: &Check,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Arc<dyn Store>> {
     let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(3));
@@ -205,6 +213,7 @@ async fn store_when_it_answers(
         if !error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient) {
             return Err(error);
         }
+        check.failed("the database does not answer yet");
         tracing::warn!(error = %format!("{error:#}"), "the database does not answer yet; waiting for it");
         tokio::select! {
             () = tokio::time::sleep(delays.after_failure()) => {}
@@ -324,7 +333,15 @@ pub async fn receive(
     };
     let limits = webhooks::WebhookLimits { body_bytes: http.max_body_bytes, room, ..Default::default() };
     let webhooks = webhooks::Webhooks::new(Receiver::new(doors, vault, queue, app.clock.clone()), limits);
-    let limits = server::ServerLimits { connections: http.max_connections, ..Default::default() };
+    // Each is an open file; those that the system does not allow would fail one by one and not be told 503.
+    let connections = limits::connections(http.max_connections, limits::raise_open_files());
+    if connections < http.max_connections {
+        tracing::warn!(
+            connections.limit = connections,
+            "FINHOOK_MAX_CONNECTIONS is more than the limit of open files (ulimit -Hn) has room for"
+        );
+    }
+    let limits = server::ServerLimits { connections, ..Default::default() };
     let stop = shutdown.clone();
     let task = tokio::spawn(async move {
         server::serve(listener, webhooks.router(), limits, &stop).await;

@@ -21,5 +21,7 @@ mod operating;
 mod replaying;
 mod secrecy;
 mod settings;
+mod starting;
 mod surface;
+mod terminal;
 mod traces;
