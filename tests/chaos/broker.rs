@@ -26,6 +26,15 @@ pub struct Brokers {
     _port_mapper: Process,
 }
 
+/// For what a node takes no messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alarm {
+    /// It has no memory left.
+    Memory,
+    /// Its disk is nearly full.
+    Disk,
+}
+
 /// One node.
 pub struct Node {
     /// Where it takes AMQP.
@@ -151,10 +160,16 @@ impl Node {
         bail!("RabbitMQ does not answer; the end of its log:\n{}", tail(&self.folder.join("log/console.log"), 20))
     }
 
-    /// Raises or clears the memory alarm.
-    pub async fn alarm(&self, machine: &Machine, raised: bool) -> anyhow::Result<()> {
-        let watermark = if raised { "0.0000001" } else { "0.6" };
-        self.control(machine, &["set_vm_memory_high_watermark", watermark]).await.map(|_| ())
+    /// Raises or clears an alarm.
+    pub async fn alarm(&self, machine: &Machine, alarm: Alarm, raised: bool) -> anyhow::Result<()> {
+        let words = match (alarm, raised) {
+            (Alarm::Memory, true) => ["set_vm_memory_high_watermark", "0.0000001"],
+            (Alarm::Memory, false) => ["set_vm_memory_high_watermark", "0.6"],
+            // More than any disk has, and less.
+            (Alarm::Disk, true) => ["set_disk_free_limit", "900000GB"],
+            (Alarm::Disk, false) => ["set_disk_free_limit", "1MB"],
+        };
+        self.control(machine, &words).await.map(|_| ())
     }
 
     /// The queues that start with `prefix` and hold something, as `name ready unacked`.

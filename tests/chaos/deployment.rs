@@ -112,6 +112,7 @@ impl Secrets {
 /// One process of finhook, running or not.
 pub struct Slot {
     name: String,
+    binary: PathBuf,
     half: Half,
     /// Its own settings, which win over the deployment's.
     pub own: Environment,
@@ -160,7 +161,8 @@ impl Deployment {
             std::fs::write(clock, "+0")?;
         }
         let log = self.machine.folder.join(format!("{name}.log"));
-        slots.push(Slot { name, half, own, http: free_port(), ops: free_port(), clock, process: None, log });
+        let binary = self.binary.clone();
+        slots.push(Slot { name, binary, half, own, http: free_port(), ops: free_port(), clock, process: None, log });
         Ok(number)
     }
 
@@ -179,7 +181,7 @@ impl Deployment {
     pub fn start(&self, number: usize) -> anyhow::Result<()> {
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(number).context("there is such a process")?;
-        let mut command = self.machine.own(&self.binary);
+        let mut command = self.machine.own(&slot.binary);
         command.arg("serve").current_dir(&self.machine.folder).envs(self.shared.iter().cloned());
         command.env("FINHOOK_HTTP_BIND", format!("127.0.0.1:{}", slot.http));
         command.env("FINHOOK_OPS_BIND", format!("127.0.0.1:{}", slot.ops));
@@ -217,6 +219,32 @@ impl Deployment {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("{name} stopped with {status}"),
             None => bail!("{name} did not stop within 30 s of SIGTERM"),
+        }
+    }
+
+    /// SIGTERM, and another one after a moment: nothing is waited for any longer.
+    pub async fn stop_at_once(&self, number: usize, between: Duration) -> anyhow::Result<()> {
+        let taken =
+            self.slots.borrow_mut().get_mut(number).and_then(|slot| Some((slot.process.take()?, slot.name.clone())));
+        let Some((process, name)) = taken else { return Ok(()) };
+        match process.stop_twice(between).await {
+            Some(status) if matches!(status.code(), Some(0 | 143)) => Ok(()),
+            Some(status) => bail!("{name} stopped with {status} after a second SIGTERM"),
+            None => bail!("{name} did not stop within 2 s of a second SIGTERM"),
+        }
+    }
+
+    /// The most memory that each running process of a half ever had resident, in MiB.
+    pub fn peak_memory(&self, half: Half) -> Vec<u64> {
+        let slots = self.slots.borrow();
+        let running = slots.iter().filter(|slot| slot.half == half).filter_map(|slot| slot.process.as_ref());
+        running.filter_map(Process::peak_memory).collect()
+    }
+
+    /// Has a process be another program from its next start on.
+    pub fn replace(&self, number: usize, binary: &Path) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(number) {
+            slot.binary = binary.to_owned();
         }
     }
 
@@ -260,7 +288,12 @@ impl Deployment {
 
     /// Runs another command of finhook with the deployment's settings.
     pub async fn run(&self, words: &[&str]) -> anyhow::Result<String> {
-        let mut command = self.machine.own(&self.binary);
+        self.run_as(&self.binary, words).await
+    }
+
+    /// The same with another program.
+    pub async fn run_as(&self, binary: &Path, words: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.machine.own(binary);
         command.args(words).current_dir(&self.machine.folder).envs(self.shared.iter().cloned());
         let output = command.output().await?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();

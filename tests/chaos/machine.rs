@@ -1,5 +1,6 @@
 //! What the suite needs of the machine: a folder, free ports, and processes that never outlive it.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ pub struct Machine {
     pub folder: PathBuf,
     owner: Option<String>,
     keep: Option<PathBuf>,
+    /// Small disks, which go with the run.
+    disks: RefCell<Vec<PathBuf>>,
 }
 
 impl Machine {
@@ -26,7 +29,7 @@ impl Machine {
             Some(folder) => PathBuf::from(folder),
             None => tempfile::Builder::new().prefix("finhook-chaos.").tempdir()?.keep(),
         };
-        let mut machine = Self { folder, owner: None, keep };
+        let mut machine = Self { folder, owner: None, keep, disks: RefCell::default() };
         if output("id", &["-u"])?.trim() == "0" {
             let user = if output("id", &["-u", "postgres"]).is_ok() { "postgres" } else { "nobody" };
             machine.owner = Some(user.to_owned());
@@ -47,6 +50,18 @@ impl Machine {
     pub fn file(&self, path: &Path, text: &str) -> anyhow::Result<()> {
         fs::write(path, text)?;
         self.hand_over(path)
+    }
+
+    /// A disk of its own in a folder of this name. The wrapper gave us a mount namespace: it goes with the last process.
+    pub fn small_disk(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.subfolder(name)?;
+        if !self.disks.borrow().contains(&folder) {
+            let at = folder.display().to_string();
+            output("mount", &["-t", "tmpfs", "-o", "size=48m,mode=0777", "tmpfs", &at])
+                .context("a small disk needs root (or `unshare --map-root-user --mount tests/chaos/run`)")?;
+            self.disks.borrow_mut().push(folder.clone());
+        }
+        Ok(folder)
     }
 
     fn hand_over(&self, path: &Path) -> anyhow::Result<()> {
@@ -85,8 +100,8 @@ impl Drop for Machine {
                 if kept.is_ok() { "" } else { ", in part" }
             );
         }
-        if self.folder.join("disk").exists() {
-            let _ = output("umount", &["--lazy", &self.folder.join("disk").display().to_string()]);
+        for disk in self.disks.borrow().iter() {
+            let _ = output("umount", &["--lazy", &disk.display().to_string()]);
         }
         // What was killed a moment ago may still be writing.
         for _ in 0..50 {
@@ -138,6 +153,21 @@ impl Process {
     /// Its id.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The most memory that it ever had resident, in MiB.
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? / 1_024)
+    }
+
+    /// Asks it to stop, and again after a moment: then it has to end at once, with the code of the signal, unless it had
+    /// ended in order before that. How it ended, or `None` if it had to be killed.
+    pub async fn stop_twice(self, between: Duration) -> Option<ExitStatus> {
+        signal("TERM", &[self.pid]);
+        tokio::time::sleep(between).await;
+        self.stop(Duration::from_secs(2)).await
     }
 
     /// How it ended, if it has.

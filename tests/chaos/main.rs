@@ -8,6 +8,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `scenarios` | what is taken away, and when |
+//! | `outages`, `crowds` | those that last long, and those of too many senders |
 //! | `stage` | one finhook under load, from its start to the reckoning |
 //! | `world`, `provider`, `ledger` | deliveries, who sends them, what was answered |
 //! | `model`, `reconcile` | the rows that must be there, and those that are |
@@ -16,11 +17,13 @@
 #![forbid(unsafe_code)]
 
 mod broker;
+mod crowds;
 mod database;
 mod deployment;
 mod ledger;
 mod machine;
 mod model;
+mod outages;
 mod provider;
 mod proxy;
 mod reconcile;
@@ -43,23 +46,27 @@ use tokio::time::{Instant, timeout};
 use crate::broker::Brokers;
 use crate::database::Database;
 use crate::machine::Machine;
-use crate::scenarios::{SCENARIOS, Scenario, play};
+use crate::scenarios::{Programs, SCENARIOS, Scenario, play};
 use crate::stage::{Outcome, Servers, speak};
 
 /// The longest that finhook may need after what it depends on is back.
 const LONGEST_RECOVERY: Duration = Duration::from_secs(10);
 /// How long starting, draining and stopping a scenario may take besides its faults.
 const AROUND: Duration = Duration::from_secs(240);
+/// How much longer the senders' retries may take after an outage, in parts of it.
+const RETRIES: u32 = 1;
 /// How much of what is wrong is printed.
 const SHOWN: usize = 5;
 
-const USAGE: &str = "tests/chaos/run [--seconds N] [--seed S] [--scenario NAME]... [--verbose] [--keep FOLDER] [--list]
+const USAGE: &str =
+    "tests/chaos/run [--seconds N] [--seed S] [--scenario NAME]... [--verbose] [--keep FOLDER] [--old FILE] [--list]
 
   --seconds N      how long faults go on, split over the scenarios (120)
   --seed S         repeats the schedule of faults and deliveries that this seed makes
   --scenario NAME  only this one; may be given several times
   --verbose        say every fault as it happens
   --keep FOLDER    leave logs and ledgers there
+  --old FILE       the finhook that `upgrade` begins with (this one, with another key)
   --list           name the scenarios";
 
 struct Args {
@@ -67,6 +74,7 @@ struct Args {
     seed: u64,
     only: Vec<String>,
     keep: Option<PathBuf>,
+    old: Option<PathBuf>,
     verbose: bool,
     list: bool,
 }
@@ -84,7 +92,7 @@ fn main() -> ExitCode {
         }
     };
     if args.list {
-        SCENARIOS.iter().for_each(|scenario| println!("{:<10} {}", scenario.name, scenario.about));
+        SCENARIOS.iter().for_each(|scenario| println!("{:<11} {}", scenario.name, scenario.about));
         return ExitCode::SUCCESS;
     }
     // One thread: it is the parent of every process, and they die with it.
@@ -107,7 +115,7 @@ fn main() -> ExitCode {
 
 fn args() -> anyhow::Result<Args> {
     let seed = u64::from(rand::random::<u32>());
-    let mut args = Args { seconds: 120, seed, only: Vec::new(), keep: None, verbose: false, list: false };
+    let mut args = Args { seconds: 120, seed, only: Vec::new(), keep: None, old: None, verbose: false, list: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -116,6 +124,7 @@ fn args() -> anyhow::Result<Args> {
             "--seed" => args.seed = value()?.parse().context("--seed takes a number")?,
             "--scenario" => args.only.push(value()?),
             "--keep" => args.keep = Some(value()?.into()),
+            "--old" => args.old = Some(std::fs::canonicalize(value()?).context("--old")?),
             "--verbose" => args.verbose = true,
             "--list" => args.list = true,
             other => bail!("{other} is no option"),
@@ -146,7 +155,7 @@ async fn run(args: Args) -> anyhow::Result<bool> {
     }
     let span = Duration::from_secs(args.seconds) / u32::try_from(scenarios.len().max(1))?;
     let machine = Rc::new(Machine::new(args.keep)?);
-    let binary = PathBuf::from(env!("CARGO_BIN_EXE_finhook"));
+    let programs = Programs { now: env!("CARGO_BIN_EXE_finhook").into(), before: args.old };
     let (brokers, database) = tokio::try_join!(Brokers::start(&machine, "rabbit", 1), Database::start(&machine))?;
     let mut servers = Servers { brokers, database };
     let (mut passed, mut failed) = (0, 0);
@@ -154,7 +163,8 @@ async fn run(args: Args) -> anyhow::Result<bool> {
         let span = span.max(scenario.least);
         let seed = scenario.name.bytes().fold(args.seed, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
         let began = Instant::now();
-        let played = timeout(span + AROUND, play(scenario, &machine, &mut servers, seed, span, &binary)).await;
+        let played =
+            timeout(span * (1 + RETRIES) + AROUND, play(scenario, &machine, &mut servers, seed, span, &programs)).await;
         let problems = match played {
             Ok(Ok(outcome)) => report(scenario, &outcome, began.elapsed()),
             Ok(Err(error)) => vec![format!("{error:#}")],
@@ -165,13 +175,13 @@ async fn run(args: Args) -> anyhow::Result<bool> {
         } else {
             failed += 1;
             println!(
-                "{:<10} FAILED; again with --scenario {} --seed {} --seconds {}",
+                "{:<11} FAILED; again with --scenario {} --seed {} --seconds {}",
                 scenario.name,
                 scenario.name,
                 args.seed,
                 span.as_secs()
             );
-            problems.iter().for_each(|problem| println!("{:<10} - {problem}", ""));
+            problems.iter().for_each(|problem| println!("{:<11} - {problem}", ""));
         }
     }
     println!("{passed} passed, {failed} failed");
@@ -205,7 +215,7 @@ fn report(scenario: &Scenario, outcome: &Outcome, took: Duration) -> Vec<String>
     let reckoning = &outcome.reckoning;
     let (deliveries, accepted, given_up) = outcome.deliveries;
     println!(
-        "{:<10} {:>3} s  acked {accepted} of {deliveries} (given up {given_up}), event rows {}, lost {}, doubled {}, \
+        "{:<11} {:>3} s  acked {accepted} of {deliveries} (given up {given_up}), event rows {}, lost {}, doubled {}, \
          stuck {}, manual restarts {}, longest recovery {:.1} s{}",
         scenario.name,
         took.as_secs(),
@@ -217,7 +227,8 @@ fn report(scenario: &Scenario, outcome: &Outcome, took: Duration) -> Vec<String>
         outcome.recovery.0.as_secs_f64(),
         if outcome.recovery.1.is_empty() { String::new() } else { format!(" ({})", outcome.recovery.1) },
     );
-    println!("{:<10} answers: {}", "", outcome.answers);
+    println!("{:<11} answers: {}", "", outcome.answers);
+    outcome.notes.iter().for_each(|note| println!("{:<11} {note}", ""));
     let mut problems = Vec::new();
     for (what, found) in [("lost", &reckoning.lost), ("doubled", &reckoning.doubled), ("stuck", &reckoning.stuck)] {
         problems.extend(found.iter().take(SHOWN).map(|it| format!("{what}: {it}")));

@@ -1,5 +1,5 @@
-//! The providers: they sign with finhook's own signers, post, and try again by each provider's rules, time a hundred times
-//! faster. What ends their patience is kept: see `after`.
+//! The providers: they sign with finhook's own signers, post, and try again by each provider's rules, time so many times
+//! faster (a hundred, unless the outage is a long one). What ends their patience is kept: see `after`.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -30,9 +30,12 @@ enum After {
     Never,
 }
 
-/// The rules of PROVIDERS.md; `attempts` were made so far, this one included.
-fn after(sender: Sender, answer: Answer, attempts: u32) -> After {
-    let scaled = |seconds: u64| After::Again(Duration::from_millis(seconds * 10));
+/// How many deliveries are sent again in a second once everybody hurries.
+const HURRIED: usize = 400;
+
+/// The rules of PROVIDERS.md, time `faster` times faster; `attempts` were made so far, this one included.
+fn after(sender: Sender, answer: Answer, attempts: u32, faster: u32) -> After {
+    let scaled = |seconds: u64| After::Again(Duration::from_secs(seconds) / faster);
     match (sender, answer) {
         (Sender::Plaid { .. }, Answer::Status(200)) => After::Done,
         // 30 s, four times as long after each, for up to 24 hours: six more attempts.
@@ -69,7 +72,9 @@ pub struct Providers {
     doors: Vec<u16>,
     /// Whether a 401 can be our own doing: clocks that jump make signatures stale.
     stale_is_fine: bool,
-    hurry: watch::Sender<bool>,
+    faster: u32,
+    /// Over how long what waits is sent again, once it is to hurry.
+    hurry: watch::Sender<Option<Duration>>,
     /// What they know.
     pub ledger: Rc<RefCell<Ledger>>,
 }
@@ -86,7 +91,8 @@ impl Providers {
             client,
             doors,
             stale_is_fine: false,
-            hurry: watch::Sender::new(false),
+            faster: 100,
+            hurry: watch::Sender::new(None),
             ledger: Rc::new(RefCell::new(ledger)),
         })
     }
@@ -96,9 +102,17 @@ impl Providers {
         Self { stale_is_fine, ..self }
     }
 
-    /// What waits for its next attempt is sent within a second from now on.
-    pub fn hurry(&self) {
-        self.hurry.send_replace(true);
+    /// The same with time so many times faster.
+    pub fn faster(self, faster: u32) -> Self {
+        Self { faster: faster.max(1), ..self }
+    }
+
+    /// What waits for its next attempt is sent soon from now on, not all of it at once; over how long.
+    pub fn hurry(&self) -> Duration {
+        let waiting = u32::try_from(self.ledger.borrow().open / HURRIED).unwrap_or(u32::MAX);
+        let over = Duration::from_secs(waiting.max(1).into());
+        self.hurry.send_replace(Some(over));
+        over
     }
 
     /// The header fields that prove a body.
@@ -126,7 +140,7 @@ impl Providers {
             signed = Some(headers);
             self.ledger.borrow_mut().answered(number, &outgoing, sent, answer);
             self.judge(outgoing.sender, answer);
-            let wait = match after(outgoing.sender, answer, attempts) {
+            let wait = match after(outgoing.sender, answer, attempts, self.faster) {
                 After::Done if answer == Answer::Status(200) => {
                     let mut ledger = self.ledger.borrow_mut();
                     (ledger.accepted, ledger.open) = (ledger.accepted + 1, ledger.open - 1);
@@ -142,8 +156,8 @@ impl Providers {
             let mut hurry = self.hurry.subscribe();
             tokio::select! {
                 () = sleep(wait) => {}
-                _ = hurry.wait_for(|hurry| *hurry) => {
-                    let soon = Duration::from_millis(rand::rng().random_range(200..1_000));
+                over = async { hurry.wait_for(Option::is_some).await.ok().and_then(|over| *over) } => {
+                    let soon = over.unwrap_or(Duration::from_secs(1)).mul_f64(rand::rng().random_range(0.2..1.0));
                     sleep(soon.min(wait)).await;
                 }
             }

@@ -1,6 +1,6 @@
 //! The scenarios: what is taken away from finhook, when, and what must be seen meanwhile.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::broker::{ACK_LIMIT, Brokers};
+use crate::broker::{ACK_LIMIT, Alarm, Brokers};
 use crate::deployment::{Environment, Half};
 use crate::ledger::{Answer, Until};
-use crate::machine::{Machine, output};
+use crate::machine::Machine;
 use crate::proxy::{Mode, Proxy};
 use crate::stage::{Outcome, Servers, Stage, Wants};
-use crate::{reconcile, world};
+use crate::{crowds, outages, reconcile, world};
 
 /// What finhook does again once everything is back.
 const BOTH: &[Until] = &[Until::Accepted, Until::Committed];
@@ -36,27 +36,44 @@ const fn scenario(name: &'static str, least: u64, about: &'static str) -> Scenar
     Scenario { name, about, least: Duration::from_secs(least), on_demand: false }
 }
 
+const fn on_demand(name: &'static str, least: u64, about: &'static str) -> Scenario {
+    Scenario { on_demand: true, ..scenario(name, least, about) }
+}
+
+/// The programs that are tried.
+pub struct Programs {
+    /// This version.
+    pub now: PathBuf,
+    /// The one before it, if there is one to upgrade from.
+    pub before: Option<PathBuf>,
+}
+
 /// All of them.
 pub static SCENARIOS: &[Scenario] = &[
     scenario("kills", 10, "kill -9 and restart of receiver, worker, broker and database at random instants"),
     scenario("links", 10, "the links to broker and database are cut, stalled, forgotten and delayed"),
-    scenario("alarm", 8, "memory alarms on the broker"),
+    scenario("alarm", 12, "memory and disk alarms on the broker"),
     scenario("outage", 8, "the broker is away, without a spool: only 503, and every retry comes in"),
     scenario("spool", 8, "the broker is away, with a spool: only 200"),
     scenario("embedded", 6, "embedded mode with kill -9"),
+    scenario("spool-disk", 8, "the broker is away and the spool's disk full: 200 or 503, and nothing in between"),
     scenario("disk", 6, "embedded mode with the disk full"),
     scenario("clock", 6, "the clocks of receiver and worker jump"),
     scenario("ack-limit", 18, "the database is away for longer than the broker waits for an ack"),
     scenario("new-key", 8, "deliveries sealed with a key that the worker has not got yet"),
     scenario("scale", 8, "two receivers and three workers on the same queues, killed and stopped in turn"),
-    scenario("poison", 10, "one subject whose rows the database refuses: nobody else notices"),
+    scenario(
+        "poison",
+        16,
+        "one subject whose rows the database refuses, in a backlog (10,000 events in 40 s): nobody else notices",
+    ),
+    scenario("stops", 8, "receivers and workers are told to stop under load, some of them twice"),
     scenario("upgrade", 6, "receivers of the new version before workers of the new version"),
-    Scenario {
-        name: "cluster",
-        about: "three RabbitMQ nodes, the one that leads a queue killed under load (only if named)",
-        least: Duration::from_secs(15),
-        on_demand: true,
-    },
+    on_demand("cluster", 15, "three RabbitMQ nodes, the one that leads a queue killed under load"),
+    on_demand("spool-long", 20, "one outage of the broker for all of --seconds at 200 deliveries/s, with a spool"),
+    on_demand("outage-long", 20, "the same without: only 503, and every retry comes in"),
+    on_demand("crowd", 45, "10,000 connections that are idle, or slow with their head, or with their body"),
+    on_demand("stalled", 45, "64 senders of the largest bodies, and a broker that does not answer"),
 ];
 
 /// Plays one.
@@ -66,23 +83,32 @@ pub async fn play(
     servers: &mut Servers,
     seed: u64,
     span: Duration,
-    binary: &Path,
+    programs: &Programs,
 ) -> anyhow::Result<Outcome> {
     let mut wants = Wants::default();
+    let spool = |folder: PathBuf| vec![("FINHOOK_SPOOL".to_owned(), folder.join("spool").display().to_string())];
     match scenario.name {
         "embedded" => wants.embedded = true,
         "disk" => {
             wants.embedded = true;
-            wants.data = Some(small_disk(machine)?);
+            wants.data = Some(machine.small_disk("disk")?.join("data"));
         }
         "clock" => wants.clocks = true,
         "scale" => (wants.receivers, wants.workers) = (2, 3),
-        "poison" => wants.rate = 160,
-        "spool" => {
-            let spool = machine.folder.join("spool").display().to_string();
-            wants.of_receivers = vec![("FINHOOK_SPOOL".to_owned(), spool)];
-            wants.rate = 160;
+        "poison" => wants.rate = 300,
+        "spool" => (wants.of_receivers, wants.rate) = (spool(machine.subfolder("spool-once")?), 160),
+        "spool-disk" => wants.of_receivers = spool(machine.small_disk("spool-disk")?),
+        "spool-long" => {
+            wants.of_receivers = spool(machine.subfolder("spool-long")?);
+            (wants.rate, wants.steadily) = (200, true);
         }
+        "outage-long" => {
+            (wants.rate, wants.steadily, wants.faster) = (200, true, outages::faster(span));
+            // Plaid may not sign its retries anew: README.md says what is set for that.
+            wants.of_receivers = vec![("FINHOOK_PLAID_MAX_AGE".to_owned(), "25h".to_owned())];
+        }
+        "stalled" => wants.rate = 4,
+        "upgrade" => wants.before = programs.before.clone(),
         _ => {}
     }
     // Three nodes of its own, which go when it is over.
@@ -92,7 +118,7 @@ pub async fn play(
     };
     let brokers = cluster.as_ref().unwrap_or(&servers.brokers);
     let ports = brokers.nodes.iter().map(|node| node.port).collect();
-    let mut stage = Stage::set(machine, servers, ports, (scenario.name, seed, span), binary, wants).await?;
+    let mut stage = Stage::set(machine, servers, ports, (scenario.name, seed, span), &programs.now, wants).await?;
     match scenario.name {
         "kills" => kills(&mut stage, servers).await?,
         "links" => links(&mut stage).await?,
@@ -106,7 +132,13 @@ pub async fn play(
         "new-key" => new_key(&mut stage).await?,
         "scale" => scale(&mut stage).await?,
         "poison" => poison(&mut stage, servers).await?,
-        "upgrade" => upgrade(&mut stage).await?,
+        "upgrade" => upgrade(&mut stage, programs).await?,
+        "stops" => stops(&mut stage).await?,
+        "spool-disk" => outages::spool_disk(&mut stage, servers).await?,
+        "spool-long" => outages::long(&mut stage, servers, Answer::Status(200)).await?,
+        "outage-long" => outages::long(&mut stage, servers, Answer::Status(503)).await?,
+        "crowd" => crowds::crowd(&mut stage).await?,
+        "stalled" => crowds::stalled(&mut stage, servers).await?,
         "cluster" => leader(&mut stage, cluster.as_mut().context("it was started")?).await?,
         other => bail!("{other} has no script"),
     }
@@ -129,7 +161,8 @@ pub async fn play(
 }
 
 impl Stage {
-    fn some(&mut self, from: u64, to: u64) -> Duration {
+    /// A duration between two numbers of milliseconds.
+    pub fn some(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(self.rng.random_range(from..=to))
     }
 
@@ -139,7 +172,8 @@ impl Stage {
     }
 }
 
-async fn broker_again(stage: &Stage, servers: &mut Servers) -> anyhow::Result<()> {
+/// Starts the broker and waits until it takes messages.
+pub async fn broker_again(stage: &Stage, servers: &mut Servers) -> anyhow::Result<()> {
     let node = servers.brokers.only()?;
     node.start(&stage.machine)?;
     node.answers(Duration::from_secs(60)).await
@@ -294,29 +328,35 @@ async fn links(stage: &mut Stage) -> anyhow::Result<()> {
 async fn alarm(stage: &mut Stage, servers: &mut Servers) -> anyhow::Result<()> {
     let machine = stage.machine.clone();
     let node = servers.brokers.only()?;
-    loop {
-        let (calm, raised) = (stage.some(200, 1_500), stage.some(500, 8_000).min(stage.left()));
+    let mut alarms = [Alarm::Memory, Alarm::Disk];
+    if stage.rng.random_bool(0.5) {
+        alarms.reverse();
+    }
+    for alarm in alarms.into_iter().cycle() {
+        let (calm, raised) = (stage.some(200, 1_500), stage.some(500, 4_000));
+        let name = format!("{alarm:?} alarm").to_lowercase();
         sleep(calm).await;
-        stage.fault("memory alarm");
-        node.alarm(&machine, true).await?;
+        stage.fault(&name);
+        node.alarm(&machine, alarm, true).await?;
         let alarmed = Instant::now();
         sleep(raised).await;
-        let (before, cleared) = (Instant::now(), node.alarm(&machine, false).await);
+        let (before, cleared) = (Instant::now(), node.alarm(&machine, alarm, false).await);
         cleared?;
-        stage.back("memory alarm", BOTH);
+        stage.back(&name, BOTH);
         // What was on its way when the alarm came may be confirmed once it is over.
         let wrong = during(stage, alarmed + Duration::from_secs(1), before, Answer::Status(503));
         if let Some(wrong) = wrong {
-            stage.problems.push(format!("during a memory alarm {wrong}"));
+            stage.problems.push(format!("during a {name} {wrong}"));
         }
         if stage.left() < Duration::from_secs(5) {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 /// What was wrong with the answers to what was sent and answered between two instants; `None` if all were as `expected`.
-fn during(stage: &Stage, from: Instant, to: Instant, expected: Answer) -> Option<String> {
+pub fn during(stage: &Stage, from: Instant, to: Instant, expected: Answer) -> Option<String> {
     let ledger = stage.providers.ledger.borrow();
     let within = ledger.attempts.iter().filter(|attempt| attempt.sent >= from && attempt.answered <= to);
     let all: Vec<_> = within.collect();
@@ -365,30 +405,13 @@ async fn embedded(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A disk of its own for the embedded files. The wrapper gave us a mount namespace: it goes with the last process.
-fn small_disk(machine: &Machine) -> anyhow::Result<std::path::PathBuf> {
-    let folder = machine.subfolder("disk")?;
-    let at = folder.display().to_string();
-    output("mount", &["-t", "tmpfs", "-o", "size=48m,mode=0777", "tmpfs", &at])
-        .context("a small disk needs root (or `unshare --map-root-user --mount tests/chaos/run`)")?;
-    Ok(folder.join("data"))
-}
-
 async fn disk(stage: &mut Stage) -> anyhow::Result<()> {
     let ballast = stage.machine.folder.join("disk/ballast");
     loop {
         let (calm, full) = (stage.some(300, 1_500), stage.some(500, 5_000).min(stage.left()));
         sleep(calm).await;
         stage.fault("room on the disk");
-        let _ = std::fs::remove_file(&ballast);
-        fill(&ballast)?;
-        let since = Instant::now();
-        // What is freed by a checkpoint is taken too.
-        while since.elapsed() < full {
-            sleep(Duration::from_millis(200)).await;
-            fill(&ballast)?;
-        }
-        std::fs::remove_file(&ballast)?;
+        filled(&ballast, full).await?;
         stage.back("room on the disk", BOTH);
         let refused = stage.providers.ledger.borrow().attempts.iter().any(|a| a.answer == Answer::Status(503));
         if stage.left() < Duration::from_secs(2) {
@@ -398,6 +421,18 @@ async fn disk(stage: &mut Stage) -> anyhow::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Leaves no room on a disk for so long.
+pub async fn filled(ballast: &Path, full: Duration) -> anyhow::Result<()> {
+    fill(ballast)?;
+    let since = Instant::now();
+    // What is freed by a checkpoint is taken too.
+    while since.elapsed() < full {
+        sleep(Duration::from_millis(200)).await;
+        fill(ballast)?;
+    }
+    Ok(std::fs::remove_file(ballast)?)
 }
 
 /// Writes until nothing fits any more.
@@ -468,13 +503,18 @@ async fn new_key(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn upgrade(stage: &mut Stage) -> anyhow::Result<()> {
+async fn upgrade(stage: &mut Stage, programs: &Programs) -> anyhow::Result<()> {
     let (receivers, workers) = (stage.finhook.of(Half::Receiver), stage.finhook.of(Half::Worker));
-    // The old version opens what the new one seals, and goes on sealing as it did; then it becomes the new one.
-    for (first, processes) in [(0, &workers), (1, &receivers), (1, &workers)] {
+    // The old version opens what the new one seals, and goes on sealing as it did; then it becomes the new one. The
+    // tables are the new version's before either is, as `finhook migrate up` has it.
+    for (first, processes, new) in [(0, &workers, false), (1, &receivers, true), (1, &workers, true)] {
+        if new {
+            stage.finhook.run(&["migrate", "up"]).await?;
+        }
         for (name, value) in ring(&stage.secrets().both(first)) {
             processes.iter().for_each(|number| stage.finhook.set(*number, &name, &value));
         }
+        processes.iter().filter(|_| new).for_each(|number| stage.finhook.replace(*number, &programs.now));
         for number in processes {
             stage.fault("one process, stopped for its upgrade");
             stage.finhook.stop(*number).await?;
@@ -507,6 +547,33 @@ async fn scale(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn stops(stage: &mut Stage) -> anyhow::Result<()> {
+    let all = [stage.finhook.of(Half::Receiver), stage.finhook.of(Half::Worker)].concat();
+    while stage.left() > Duration::from_millis(500) {
+        let (calm, down, between) = (stage.some(100, 1_200), stage.some(20, 500), stage.some(0, 150));
+        let mut told: Vec<usize> = all.iter().copied().filter(|_| stage.rng.random_bool(0.6)).collect();
+        if told.is_empty() {
+            told = all.clone();
+        }
+        let twice = stage.rng.random_bool(0.5);
+        sleep(calm).await;
+        stage.fault(&format!("processes {told:?}, told to stop{}", if twice { " twice" } else { "" }));
+        for number in &told {
+            if twice {
+                stage.finhook.stop_at_once(*number, between).await?;
+            } else {
+                stage.finhook.stop(*number).await?;
+            }
+        }
+        sleep(down).await;
+        for number in &told {
+            stage.restart(*number).await?;
+        }
+        stage.back("the processes", BOTH);
+    }
+    Ok(())
+}
+
 async fn poison(stage: &mut Stage, servers: &mut Servers) -> anyhow::Result<()> {
     // One delivery of two hundred is about it.
     let victim = world::synapse_user(7);
@@ -517,9 +584,23 @@ async fn poison(stage: &mut Stage, servers: &mut Servers) -> anyhow::Result<()> 
          for each row execute function chaos_poison()"
     );
     servers.database.run(&stage.place, &raise).await?;
+    // A backlog first, so that the victim's events are in the middle of whole batches of others.
+    let workers = stage.finhook.of(Half::Worker);
+    for number in &workers {
+        stage.finhook.stop(*number).await?;
+    }
+    let half = Instant::now() + stage.left() / 2;
+    while stage.providers.ledger.borrow().promised.len() < 10_000 && Instant::now() < half {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let backlog = stage.providers.ledger.borrow().promised.len();
+    for number in &workers {
+        stage.restart(*number).await?;
+    }
+    stage.notes.push(format!("{backlog} events waited when the worker came to them"));
     stage.fault(&format!("the rows of {victim}"));
     // No longer than two attempts of an event last: the next ones would be minutes apart.
-    sleep(stage.left().min(Duration::from_secs(20))).await;
+    sleep(stage.left().clamp(Duration::from_secs(7), Duration::from_secs(20))).await;
     let found = stage.found().await?;
     if found.in_state("retrying") == 0 {
         stage.problems.push("no event was set aside".to_owned());

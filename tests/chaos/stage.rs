@@ -57,6 +57,12 @@ pub struct Wants {
     pub clocks: bool,
     /// Deliveries per second.
     pub rate: u32,
+    /// Whether that is kept up on a machine that is short of breath.
+    pub steadily: bool,
+    /// How many times faster than theirs the senders' time goes.
+    pub faster: u32,
+    /// The program that runs at first, if it is another one.
+    pub before: Option<PathBuf>,
 }
 
 impl Default for Wants {
@@ -71,6 +77,9 @@ impl Default for Wants {
             of_workers,
             clocks: false,
             rate: 60,
+            steadily: false,
+            faster: 100,
+            before: None,
         }
     }
 }
@@ -102,6 +111,10 @@ pub struct Stage {
     pub longest_absence: Duration,
     /// What a scenario found that the reckoning cannot see.
     pub problems: Vec<String>,
+    /// What it measured.
+    pub notes: Vec<String>,
+    /// Since when everything is there again, and how long the last row may take from then on.
+    pub drains: Option<(Instant, Duration)>,
     /// The name of its database, and the start of its queues' names.
     pub place: String,
     tables: Tables,
@@ -121,6 +134,8 @@ pub struct Outcome {
     pub answers: String,
     /// Processes that ended by themselves, and answers that should not be.
     pub problems: Vec<String>,
+    /// What was measured.
+    pub notes: Vec<String>,
     /// How many processes ended by themselves.
     pub restarts: usize,
     /// The longest recovery.
@@ -156,10 +171,11 @@ impl Stage {
             (Tables::Postgres { port: servers.database.port, name: place.clone() }, shared)
         };
         let finhook = Rc::new(Deployment::new(machine, name, binary, &secrets, shared));
+        let first = wants.before.as_deref().unwrap_or(binary);
         if wants.embedded {
             finhook.add(Half::Both, wants.of_receivers, wants.clocks)?;
         } else {
-            finhook.run(&["migrate", "up"]).await?;
+            finhook.run_as(first, &["migrate", "up"]).await?;
             for _ in 0..wants.workers {
                 finhook.add(Half::Worker, wants.of_workers.clone(), wants.clocks)?;
             }
@@ -167,9 +183,13 @@ impl Stage {
                 finhook.add(Half::Receiver, wants.of_receivers.clone(), wants.clocks)?;
             }
         }
+        for number in [Half::Receiver, Half::Worker].map(|half| finhook.of(half)).concat() {
+            finhook.replace(number, first);
+        }
         let (signers, url_keys) = secrets.signers()?;
         let ledger = Ledger::new(&machine.folder.join(format!("{name}-ledger.jsonl")))?;
-        let providers = Providers::new(signers, url_keys, finhook.doors(), ledger)?.forgiving(wants.clocks);
+        let providers = Providers::new(signers, url_keys, finhook.doors(), ledger)?;
+        let providers = providers.forgiving(wants.clocks).faster(wants.faster);
         let mut stage = Self {
             machine: machine.clone(),
             finhook,
@@ -180,6 +200,8 @@ impl Stage {
             until: Instant::now() + span,
             longest_absence: Duration::ZERO,
             problems: Vec::new(),
+            notes: Vec::new(),
+            drains: None,
             place,
             tables,
             secrets,
@@ -187,12 +209,12 @@ impl Stage {
             loading: Rc::new(Cell::new(true)),
             loader: None,
         };
-        stage.start(seed, wants.rate).await?;
+        stage.start(seed, wants.rate, wants.steadily).await?;
         stage.until = Instant::now() + span;
         Ok(stage)
     }
 
-    async fn start(&mut self, seed: u64, rate: u32) -> anyhow::Result<()> {
+    async fn start(&mut self, seed: u64, rate: u32, steadily: bool) -> anyhow::Result<()> {
         let all: Vec<usize> = [Half::Both, Half::Worker, Half::Receiver].map(|half| self.finhook.of(half)).concat();
         for number in &all {
             self.finhook.start(*number)?;
@@ -213,7 +235,7 @@ impl Stage {
         self.loader = Some(tokio::task::spawn_local(async move {
             let mut pace = interval(Duration::from_secs(1) / rate);
             // What was late is left out: a machine that is short of breath is not to be hit harder.
-            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            pace.set_missed_tick_behavior(if steadily { MissedTickBehavior::Burst } else { MissedTickBehavior::Delay });
             while loading.get() {
                 pace.tick().await;
                 let outgoing = world.next();
@@ -311,11 +333,17 @@ impl Stage {
                 }
             }
         }
-        self.providers.hurry();
-        let until = Instant::now() + DRAIN;
+        let until = Instant::now() + self.providers.hurry() + DRAIN;
         let index = self.secrets.index()?;
         let node = servers.brokers.nodes.get(node);
         let reckoning = loop {
+            let promised = i64::try_from(self.providers.ledger.borrow().promised.len())?;
+            // Reading all of them takes long where they are many.
+            if Instant::now() < until && self.tables.count().await.is_ok_and(|rows| rows < promised) {
+                sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+            let counted = Instant::now();
             let reckoning = match self.found().await {
                 Ok(found) => {
                     let ledger = self.providers.ledger.borrow();
@@ -336,6 +364,7 @@ impl Stage {
                 reckoning.stuck.extend(left.into_iter().map(|queue| format!("queue not empty: {queue}")));
             }
             if reckoning.is_clean() || Instant::now() > until {
+                self.drained(counted);
                 break reckoning;
             }
             let (lost, first) = (reckoning.lost.len(), reckoning.stuck.first());
@@ -343,6 +372,16 @@ impl Stage {
             sleep(Duration::from_secs(1)).await;
         };
         self.outcome(reckoning).await
+    }
+
+    /// Notes how long the last row took after the return of what was away.
+    fn drained(&mut self, at: Instant) {
+        let Some((since, within)) = self.drains else { return };
+        let took = at.saturating_duration_since(since).as_secs_f64();
+        self.notes.push(format!("every row was there {took:.1} s after the return"));
+        if took > within.as_secs_f64() {
+            self.problems.push(format!("the last row took {took:.1} s from the return"));
+        }
     }
 
     async fn outcome(mut self, reckoning: Reckoning) -> anyhow::Result<Outcome> {
@@ -367,6 +406,7 @@ impl Stage {
             deliveries: (ledger.deliveries, ledger.accepted, ledger.given_up),
             answers: ledger.answers(),
             problems,
+            notes: self.notes,
             restarts,
             recovery,
         })

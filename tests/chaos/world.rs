@@ -109,6 +109,14 @@ pub struct Outgoing {
     pub events: Vec<Planned>,
 }
 
+impl Outgoing {
+    /// The same with white space behind it, which means nothing.
+    pub fn padded(mut self, size: usize) -> Self {
+        self.body.resize(size.max(self.body.len()), b' ');
+        self
+    }
+}
+
 /// How many subjects each provider has.
 const SUBJECTS: usize = 40;
 /// How many of Plaid's items nothing names the user of: they are linked by hand.
@@ -130,6 +138,13 @@ impl World {
     pub fn new(seed: u64, start: i64) -> Self {
         let (claimed, heard) = (BTreeSet::new(), BTreeSet::new());
         Self { rng: StdRng::seed_from_u64(seed), now: start, serial: 0, claimed, heard }
+    }
+
+    /// So many deliveries of Unit's about customers that nobody else speaks of.
+    pub fn large(count: usize) -> Vec<Outgoing> {
+        let mut world = Self::new(0, 1_700_000_000_000_000);
+        world.serial = 1 << 32;
+        (0..count).map(|number| unit_batch(vec![world.customer_created(SUBJECTS + number)])).collect()
     }
 
     /// The next delivery.
