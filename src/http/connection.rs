@@ -7,7 +7,8 @@
 //! ```
 //! hyper alone has one timeout for idle connections and slow heads, none before it knows the version and none in an
 //! HTTP/2 handshake; so its own is switched off and the state is kept here. While a request is served its handler keeps
-//! the time. HTTP/2 frames may come at any time: there only requests count.
+//! the time, and afterwards each piece of its answer that the peer takes. HTTP/2 frames may come at any time: there only
+//! requests and answers count.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +19,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -77,13 +79,13 @@ pub(super) async fn serve(
     let pulse = Arc::new(Pulse::new(patience));
     let served = Arc::clone(&pulse);
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (router, serving) = (router.clone(), Serving::new(&served));
+        let (router, serving, pulse) = (router.clone(), Serving::new(&served), Arc::clone(&served));
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
             let response = router.oneshot(request).await;
             drop(serving);
-            response
+            response.map(|response| response.map(|body| Answering { body, pulse }))
         }
     });
     let io = TokioIo::new(Heard { stream, pulse: Arc::clone(&pulse) });
@@ -174,6 +176,15 @@ impl Pulse {
         });
     }
 
+    /// A piece of an answer was asked for, because the peer has taken what was before it.
+    fn taken(&self) {
+        self.with(|state| {
+            if state.phase == Phase::Idle {
+                state.since = Instant::now();
+            }
+        });
+    }
+
     /// When the peer has been silent for too long; `None` while a request is served.
     fn deadline(&self) -> Option<Instant> {
         let State { phase, since, serving, .. } = self.with(|state| *state);
@@ -202,6 +213,34 @@ impl Drop for Serving {
             state.serving -= 1;
             (state.phase, state.since) = (Phase::Idle, Instant::now());
         });
+    }
+}
+
+/// The body of an answer. A long one (events as they happen) keeps its connection for as long as the peer takes it.
+struct Answering {
+    body: Body,
+    pulse: Arc<Pulse>,
+}
+
+impl hyper::body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.pulse.taken();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -1,5 +1,12 @@
 //! What a slow, silent or numerous sender can take, and what it cannot.
 
+use std::convert::Infallible;
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::get;
+use futures_util::stream;
+
 use super::*;
 
 fn short() -> ServerLimits {
@@ -55,6 +62,23 @@ async fn a_request_that_is_served_may_take_longer_than_silence_may() {
     tokio::time::sleep(Duration::from_millis(150)).await;
     server.queue.confirm(1);
     assert_eq!(client.answer().await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_that_goes_on_keeps_its_connection_for_longer_than_silence_may() {
+    let pieces = || {
+        stream::unfold(0, |told| async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            (told < 10).then_some((Ok::<_, Infallible>("."), told + 1))
+        })
+    };
+    let router = Router::new().route("/", get(move || async move { Body::from_stream(pieces()) }));
+    let listener = server::bind("FINHOOK_OPS_BIND", "127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move { server::serve(listener, router, short(), &Shutdown::new(TOO_LONG)).await });
+    let answer = reqwest::get(format!("http://{address}/")).await.unwrap().text().await;
+    assert_eq!(answer.unwrap(), "..........");
+    serving.abort();
 }
 
 #[tokio::test]
