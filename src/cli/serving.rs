@@ -15,7 +15,8 @@ use super::app::{BadConfiguration, Configured};
 use super::starting::Starting;
 use crate::config::{self, QueueSettings, StoreSettings};
 use crate::http::api::auth::Doorkeeper;
-use crate::http::{api, ops_api, server, webhooks};
+use crate::http::dashboard::live;
+use crate::http::{api, dashboard, ops_api, server, webhooks};
 use crate::ops::delays::Delays;
 use crate::ops::readiness::{Check, Readiness};
 use crate::ops::shutdown::Shutdown;
@@ -135,8 +136,17 @@ impl Serving {
         tasks.push(tokio::spawn(stop_loudly(queue.clone(), shutdown.clone(), failed.clone())));
         let stopping = shutdown.clone();
         readiness.probe("running", move || if stopping.has_begun() { Err("stopping".to_owned()) } else { Ok(()) });
+        let keeper = Doorkeeper::new(gate, app.clock.clone());
+        let live = live::Live {
+            watch: watch.clone(),
+            readiness: readiness.clone(),
+            keeper: keeper.clone(),
+            stop: shutdown.token(),
+        };
         let router = ops_api::router(ops_api::OpsState { readiness, metrics })
-            .merge(api::router(console, Doorkeeper::new(gate, app.clock.clone())));
+            .merge(api::router(console, keeper))
+            .merge(dashboard::router())
+            .merge(live::router(live));
         starting.over().await;
         let ops_stop = Shutdown::new(OPS_GOODBYE);
         let stop = ops_stop.clone();
