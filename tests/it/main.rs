@@ -5,6 +5,7 @@
 //! `FINHOOK_TEST_REQUIRED=1` (as `tests/run` sets it) leaving out is a failure.
 
 mod app;
+mod browser;
 mod payloads;
 mod process;
 mod servers;
@@ -14,10 +15,12 @@ mod api;
 mod bodies;
 mod commands;
 mod crashes;
+mod dashboard;
 mod explaining;
 mod fixtures;
 mod histories;
 mod operating;
+mod page;
 mod replaying;
 mod secrecy;
 mod settings;

@@ -186,10 +186,15 @@ impl Served {
         self.child.wait().unwrap();
     }
 
+    /// Sends it a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let (name, id) = (format!("-{name}"), self.child.id().to_string());
+        assert!(Command::new("kill").args([name, id]).status().unwrap().success());
+    }
+
     /// Asks it to stop; how it ended, and its whole log.
     pub fn terminate(mut self) -> (ExitStatus, String) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal("TERM");
         let status = self.child.wait().unwrap();
         self.reading.take().unwrap().join().unwrap();
         let log = self.log();
