@@ -38,7 +38,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
         // Its file is one process's to open, and anybody's to look at.
         QueueSettings::Embedded { path, .. } => Embedded::look(path).await.context("look at the embedded queue")?,
         QueueSettings::RabbitMq(rabbit) => {
-            let queue = RabbitMq::connect(broker(&app, rabbit));
+            let queue = RabbitMq::connect(broker(&app, rabbit)?);
             let depths = tokio::select! {
                 depths = depths(&queue) => depths,
                 sentence = queue.stopped() => Err(anyhow::anyhow!(sentence)),

@@ -31,7 +31,7 @@ use crate::pipeline::watch::Watch;
 use crate::pipeline::work::{BatchSize, Worker};
 use crate::providers::{PROVIDERS, Provider, Verifier};
 use crate::queue::embedded::{Embedded, EmbeddedSettings};
-use crate::queue::rabbitmq::{RabbitMq, RabbitMqSettings};
+use crate::queue::rabbitmq::{Management, RabbitMq, RabbitMqSettings};
 use crate::queue::spool::{self, Spool, SpoolSettings};
 use crate::queue::{Queue, QueueError};
 use crate::store::{Store, StoreError, Vault};
@@ -280,7 +280,7 @@ pub fn providers() -> Vec<&'static str> {
 pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
     let max_in_flight = app.settings.http.max_in_flight;
     Ok(match &app.settings.queue {
-        QueueSettings::RabbitMq(rabbit) => RabbitMq::connect(broker(app, rabbit)),
+        QueueSettings::RabbitMq(rabbit) => RabbitMq::connect(broker(app, rabbit)?),
         QueueSettings::Embedded { path, .. } => {
             let settings =
                 EmbeddedSettings { path: path.clone(), max_bytes: None, max_in_flight, providers: providers() };
@@ -290,15 +290,17 @@ pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
 }
 
 /// How to reach the broker, and what is ours there.
-pub fn broker(app: &Configured, rabbit: &config::RabbitMqSettings) -> RabbitMqSettings {
-    RabbitMqSettings {
+pub fn broker(app: &Configured, rabbit: &config::RabbitMqSettings) -> Result<RabbitMqSettings, BadConfiguration> {
+    let management = rabbit.management.as_ref().map(|url| Management::new(url, &rabbit.url, &rabbit.prefix));
+    Ok(RabbitMqSettings {
         url: rabbit.url.clone(),
         prefix: rabbit.prefix.clone(),
         providers: providers(),
         confirm_timeout: rabbit.confirm_timeout,
         // What the spool forwards takes no room from what senders wait for.
         max_in_flight: app.settings.http.max_in_flight + rabbit.spool.as_ref().map_or(0, |_| spool::FORWARDED_AT_ONCE),
-    }
+        management: management.transpose().map_err(BadConfiguration::usage)?.map(Arc::new),
+    })
 }
 
 /// What answers people and the product. A process that only receives asks the database too if there is one to ask: it

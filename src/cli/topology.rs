@@ -54,7 +54,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
 
 fn settings(app: &Configured) -> Result<RabbitMqSettings, BadConfiguration> {
     match &app.settings.queue {
-        QueueSettings::RabbitMq(rabbit) => Ok(broker(app, rabbit)),
+        QueueSettings::RabbitMq(rabbit) => broker(app, rabbit),
         QueueSettings::Embedded { .. } => {
             Err(BadConfiguration::usage("AMQP_URL: is not set; the embedded queue has no exchanges and queues"))
         }

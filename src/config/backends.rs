@@ -88,6 +88,8 @@ pub struct RabbitMqSettings {
     pub confirm_timeout: Duration,
     /// Where a receiver keeps what the broker does not take; `None`: nowhere.
     pub spool: Option<SpoolSettings>,
+    /// The broker's management API, with the password that may stand in it.
+    pub management: Option<SecretString>,
 }
 
 /// The spool of a receiver.
@@ -107,21 +109,29 @@ impl SpoolSettings {
     }
 }
 
+/// The variable that names the management API.
+const MANAGEMENT: &str = "FINHOOK_RABBITMQ_MANAGEMENT_URL";
+
 impl QueueSettings {
     /// Reads `AMQP_URL` and what goes with it; unset, the embedded queue beside the embedded `store`.
     pub fn from_values(values: &Values, store: &StoreSettings) -> Result<Self, ConfigError> {
         let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
         let confirm_timeout = values.duration_in("FINHOOK_CONFIRM_TIMEOUT", bounds)?;
         let spool = SpoolSettings::from_values(values)?;
+        let management = values.secret(MANAGEMENT)?;
         match (values.secret("AMQP_URL")?, store.folder()) {
             (Some(url), _) => match url.expose_secret().trim().split_once("://") {
                 Some(("amqp" | "amqps", rest)) if !rest.is_empty() => {
-                    Ok(Self::RabbitMq(RabbitMqSettings { prefix: prefix(values)?, url, confirm_timeout, spool }))
+                    let prefix = prefix(values)?;
+                    Ok(Self::RabbitMq(RabbitMqSettings { prefix, url, confirm_timeout, spool, management }))
                 }
                 _ => Err(values.error("AMQP_URL", "takes amqp://… or amqps://…")),
             },
             (None, _) if spool.is_some() => {
                 Err(values.error("FINHOOK_SPOOL", "is for AMQP_URL: the embedded queue is on disk already; leave it out"))
+            }
+            (None, _) if management.is_some() => {
+                Err(values.error(MANAGEMENT, "is for AMQP_URL: the embedded queue says everything itself; leave it out"))
             }
             (None, Some(folder)) => Ok(Self::Embedded { path: folder.join("queue.db"), confirm_timeout }),
             (None, None) => Err(values.error(
@@ -209,6 +219,16 @@ mod tests {
         assert!(spool(&[broker, ("FINHOOK_SPOOL", "s.db"), ("FINHOOK_SPOOL_MAX_BYTES", "1")]).is_err());
         let problem = spool(&[("FINHOOK_SPOOL", "/srv/spool")]).unwrap_err();
         assert!(problem.starts_with("FINHOOK_SPOOL") && problem.contains("AMQP_URL"), "{problem}");
+    }
+
+    #[test]
+    fn the_management_api_belongs_to_a_broker() {
+        let given = [("AMQP_URL", "amqp://localhost"), (MANAGEMENT, "http://u:hunter2@localhost:15672")];
+        let QueueSettings::RabbitMq(rabbit) = read(&given).unwrap().1 else { panic!("a broker is given") };
+        assert!(rabbit.management.is_some());
+        let problem = read(&given[1..]).unwrap_err();
+        assert!(problem.starts_with(MANAGEMENT) && problem.contains("AMQP_URL"), "{problem}");
+        assert!(!problem.contains("hunter2"), "{problem}");
     }
 
     #[test]

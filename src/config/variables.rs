@@ -28,6 +28,11 @@ pub const VARIABLES: &[Variable] = &[
         "Keys of bound webhook URLs, base64 of 32 bytes each; the first mints; without any they are off.",
     ),
     plain("FINHOOK_AMQP_PREFIX", Some("finhook"), "What the names of exchange and queues start with."),
+    secret(
+        "FINHOOK_RABBITMQ_MANAGEMENT_URL",
+        "RabbitMQ's management API (http://user:password@host:15672), asked for unacked messages and rates; user and \
+         password are those of AMQP_URL if it has none.",
+    ),
     plain("FINHOOK_CREATE_USERS", Some("true"), "Whether a user that a verified event names is created if missing."),
     plain(
         "FINHOOK_UNLINKED_DAYS",

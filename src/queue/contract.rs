@@ -153,6 +153,7 @@ impl AtBroker {
             providers: PROVIDERS.to_vec(),
             confirm_timeout: Duration::from_secs(10),
             max_in_flight: 4_096,
+            management: None,
         }
     }
 }

@@ -347,7 +347,7 @@ async fn connect(uri: AMQPUri, role: &str) -> Result<Connection, Attempt> {
 }
 
 /// The address with our settings; a person's own in its query (`?heartbeat=20`) win.
-fn address(url: &SecretString) -> Result<AMQPUri, Trouble> {
+pub(super) fn address(url: &SecretString) -> Result<AMQPUri, Trouble> {
     // The parser's error would quote the address, password included.
     let mut uri: AMQPUri = url.expose_secret().parse().map_err(|_| Trouble::Standing {
         code: 0,

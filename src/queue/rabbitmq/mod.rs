@@ -8,6 +8,7 @@ pub mod topology;
 mod consumer;
 mod inbox;
 mod link;
+mod management;
 mod publisher;
 mod refusal;
 
@@ -29,6 +30,7 @@ use tracing::warn;
 
 use self::consumer::{NotOpened, RabbitConsumer, Silent};
 use self::link::{Alarm, Link, Session, connect_once};
+pub use self::management::{Inspection, Management};
 use self::publisher::Publisher;
 use self::refusal::{CALL_TIMEOUT, Trouble};
 pub use self::topology::{Standing, Topology};
@@ -56,6 +58,8 @@ pub struct RabbitMqSettings {
     pub confirm_timeout: Duration,
     /// How many publishes wait for their confirm at once; above it they are refused.
     pub max_in_flight: usize,
+    /// What else can be asked about the queues; `None`: nothing.
+    pub management: Option<Arc<Management>>,
 }
 
 /// The queue at a RabbitMQ broker.
@@ -129,6 +133,12 @@ impl RabbitMq {
         let seen = topology.inspect(&connection).await;
         goodbye(&connection).await;
         seen.map_err(told)
+    }
+
+    /// Looks at the broker through its management API, for the command; `None` where that is not configured.
+    pub async fn inspect(settings: &RabbitMqSettings) -> Option<Result<Inspection, String>> {
+        let topology = Topology::new(settings.prefix.clone(), &settings.providers);
+        Some(settings.management.as_ref()?.inspect(&topology).await)
     }
 
     /// Which queues are left alone now.
@@ -207,7 +217,12 @@ impl Queue for RabbitMq {
             // Nothing is written: each try would leave a channel behind that opens when the alarm ends.
             return Err(QueueError::Gone);
         }
-        depths(&session, &self.topology).await.map_err(QueueError::from)
+        let management = self.settings.management.as_deref();
+        let known = async { management?.known().await };
+        let (depths, known) = tokio::join!(depths(&session, &self.topology), known);
+        let mut depths = depths?;
+        Management::complete(&mut depths, known);
+        Ok(depths)
     }
 
     async fn close(&self) {
@@ -234,7 +249,7 @@ async fn depths(session: &Session, topology: &Topology) -> Result<Vec<Depth>, Tr
     let mut depths = Vec::new();
     for queue in topology.queues() {
         let (ready, consumers) = topology::count(&channel, &queue.name).await?;
-        // A passive declare does not say what consumers hold; only the management interface would.
+        // A passive declare does not say what consumers hold; only the management API does.
         depths.push(Depth { queue: queue.name, ready, consumers: Some(consumers), ..Depth::default() });
     }
     refusal::call("close a channel", channel.close(200, "done".into())).await?;

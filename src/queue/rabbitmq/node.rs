@@ -19,6 +19,7 @@ pub(super) struct Node {
     home: TempDir,
     programs: PathBuf,
     port: u16,
+    management_port: u16,
     mapper_port: u16,
     server: Option<Child>,
     _mapper: Child,
@@ -27,6 +28,15 @@ pub(super) struct Node {
 impl Node {
     /// Starts one; `None`, with a word, where no server is installed.
     pub(super) async fn start(test: &str) -> Option<Self> {
+        Self::start_with(test, false).await
+    }
+
+    /// The same with the management plugin.
+    pub(super) async fn with_management(test: &str) -> Option<Self> {
+        Self::start_with(test, true).await
+    }
+
+    async fn start_with(test: &str, managed: bool) -> Option<Self> {
         let Some(programs) = programs() else {
             let required = std::env::var("FINHOOK_TEST_REQUIRED").is_ok_and(|value| value == "1");
             assert!(!required, "{test} needs RabbitMQ's own programs in /usr/lib/rabbitmq");
@@ -34,10 +44,15 @@ impl Node {
             return None;
         };
         let home = tempfile::tempdir().unwrap();
-        for file in ["empty", "rabbitmq.conf"] {
-            std::fs::write(home.path().join(file), "").unwrap();
+        let management_port = free_port();
+        let configuration = format!(
+            "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management_port}\ncollect_statistics_interval = 1000\n"
+        );
+        let (plugins, configuration) =
+            if managed { ("[rabbitmq_management].\n", configuration.as_str()) } else { ("[].\n", "") };
+        for (file, text) in [("empty", ""), ("rabbitmq.conf", configuration), ("plugins", plugins)] {
+            std::fs::write(home.path().join(file), text).unwrap();
         }
-        std::fs::write(home.path().join("plugins"), "[].\n").unwrap();
         let mapper_port = free_port();
         // A port mapper of its own: one that a node starts by itself stays behind.
         let mapper = Command::new("epmd")
@@ -47,13 +62,19 @@ impl Node {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let mut node = Self { home, programs, port: free_port(), mapper_port, server: None, _mapper: mapper };
+        let mut node =
+            Self { home, programs, port: free_port(), management_port, mapper_port, server: None, _mapper: mapper };
         node.restart().await;
         Some(node)
     }
 
     pub(super) fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+
+    /// Where its management API is, without user and password.
+    pub(super) fn management_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.management_port)
     }
 
     /// Starts it on the folder that it had, and waits until it speaks.
@@ -74,8 +95,12 @@ impl Node {
     /// Raises or ends the memory alarm.
     pub(super) async fn memory_alarm(&self, raised: bool) {
         let mark: &[&str] = if raised { &["absolute", "1"] } else { &["0.9"] };
-        let mut control = self.command("rabbitmqctl");
-        assert!(control.arg("set_vm_memory_high_watermark").args(mark).status().await.unwrap().success());
+        self.control(&[&["set_vm_memory_high_watermark"], mark].concat()).await;
+    }
+
+    /// Runs `rabbitmqctl` on it.
+    pub(super) async fn control(&self, arguments: &[&str]) {
+        assert!(self.command("rabbitmqctl").args(arguments).status().await.unwrap().success());
     }
 
     fn command(&self, program: &str) -> Command {
