@@ -1,26 +1,32 @@
-//! `finhook check`: the effective configuration, redacted, and whether database, broker and keys answer.
+//! `finhook check`: the effective configuration, redacted, and a look at everything that it names, each with what to do
+//! about it.
+//!
+//! Law: it changes nothing at database and broker. What is missing there and is made by `serve` is said, and is no fault.
+
+mod broker;
+mod database;
 
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::app::{App, Configured};
-use super::serving::{open_queue, spool};
 use super::{Done, output};
-use crate::config::{QueueSettings, StoreSettings};
 use crate::crypto::Place;
+use crate::domain::Timestamp;
 use crate::providers::PROVIDERS;
-use crate::queue::spool::{Contents, Spool, SpoolSettings};
-use crate::queue::{Depth, Queue, QueueError, embedded};
-use secrecy::ExposeSecret;
 
 /// How long each thing that is tried may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a broker is asked that is not connected yet.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Clocks that differ by more make lag, ages and retries wrong, and signatures stale.
+const MOST_SKEW: f64 = 5.0;
 
 /// Arguments of `finhook check`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Exit code 0: all is well; 1: something is not, and what to do is said beside it; 64: the \
+                        configuration cannot be read.")]
 pub struct Args {
     /// One JSON object
     #[arg(long)]
@@ -28,18 +34,53 @@ pub struct Args {
 }
 
 /// Something that was tried.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Tried {
     what: String,
     ok: bool,
     said: String,
+    /// What to do, where there is something.
+    #[serde(rename = "do", skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+/// What is wrong, and what to do about it.
+struct Fault {
+    said: String,
+    advice: String,
+}
+
+/// How a try went: what is to be said, or what is wrong.
+type Verdict = Result<String, Fault>;
+
+impl Fault {
+    fn new(said: impl ToString, advice: impl Into<String>) -> Self {
+        Self { said: said.to_string(), advice: advice.into() }
+    }
+}
+
+impl Tried {
+    fn new(what: impl Into<String>, verdict: Verdict) -> Self {
+        let (ok, said, advice) = match verdict {
+            Ok(said) => (true, said, None),
+            Err(fault) => (false, fault.said, Some(fault.advice)),
+        };
+        Self { what: what.into(), ok, said, advice }
+    }
+
+    /// Well, with something that a person may want to do all the same.
+    fn advised(what: &str, said: impl Into<String>, advice: &str) -> Self {
+        Self { what: what.to_owned(), ok: true, said: said.into(), advice: Some(advice.to_owned()) }
+    }
 }
 
 /// Prints and tries.
 pub async fn run(args: Args) -> anyhow::Result<Done> {
     let app = App::load()?.configured()?;
     let effective = app.values().effective();
-    let tried = try_everything(&app).await;
+    let given = effective.iter().filter(|setting| setting.origin != "default" && setting.origin != "not set").count();
+    let mut tried = vec![Tried::new("configuration", Ok(format!("can be read; {given} settings are given")))];
+    tried.extend(try_everything(&app).await);
     let well = tried.iter().all(|tried| tried.ok);
     if args.json {
         let settings: Vec<_> = effective
@@ -53,109 +94,95 @@ pub async fn run(args: Args) -> anyhow::Result<Done> {
             effective.into_iter().map(|e| vec![e.name.to_string(), e.shown, e.origin]),
         )?;
         output::line("")?;
-        let rows = tried.into_iter().map(|t| vec![t.what, if t.ok { "ok" } else { "NOT OK" }.to_owned(), t.said]);
-        output::table(&["tried", "", "says"], rows)?;
+        let rows = tried.into_iter().map(|tried| {
+            let verdict = if tried.ok { "ok" } else { "NOT OK" };
+            vec![tried.what, verdict.to_owned(), tried.said, tried.advice.unwrap_or_default()]
+        });
+        output::table(&["tried", "", "says", "what to do"], rows)?;
     }
     Ok(if well { Done::Yes } else { Done::No })
 }
 
 async fn try_everything(app: &Configured) -> Vec<Tried> {
-    let mut tried = vec![tried("keys", keys(app)), tried("database", bounded(database(app)).await)];
-    tried.push(self::tried("queue", bounded(queue(app)).await));
-    if let Some(settings) = spool(app) {
-        tried.push(self::tried("spool", bounded(look(&settings)).await));
-    }
+    let mut tried = vec![Tried::new("keys", keys(app))];
+    tried.extend(database::tried(app).await);
+    tried.extend(broker::tried(app).await);
     tried.extend(PROVIDERS.iter().map(|provider| {
-        let said = app.setup().map_err(|error| error.to_string()).and_then(|setup| {
-            match (provider.verifier)(&setup).map_err(|error| error.to_string())? {
-                Some(_) => Ok("takes deliveries".to_owned()),
-                None => Ok("has no secret: answers 503".to_owned()),
-            }
+        let secrets = provider.variables.iter().filter(|variable| variable.secret).map(|variable| variable.name);
+        let advice = || format!("set {} where it posts to you", secrets.clone().collect::<Vec<_>>().join(" or "));
+        let takes = app.setup().map_err(|error| error.to_string()).and_then(|setup| {
+            (provider.verifier)(&setup).map(|verifier| verifier.is_some()).map_err(|error| error.to_string())
         });
-        self::tried(provider.name.as_str(), said)
+        match takes {
+            Ok(true) => Tried::new(provider.name.as_str(), Ok("takes deliveries".to_owned())),
+            Ok(false) => Tried::advised(provider.name.as_str(), "has no secret: answers 503", &advice()),
+            Err(error) => Tried::new(provider.name.as_str(), Err(Fault::new(error, "correct that setting"))),
+        }
     }));
     let object_signatures = app.values().flag("FINHOOK_SYNAPSE_ALLOW_OBJECT_SIGNATURES").unwrap_or(false);
     if object_signatures {
-        let said = "allowed: whoever saw one delivery can forge any body for that object".to_owned();
-        tried.push(Tried { what: "synapse object signatures".to_owned(), ok: true, said });
+        let said = "allowed: whoever saw one delivery can forge any body for that object";
+        let advice = "leave FINHOOK_SYNAPSE_ALLOW_OBJECT_SIGNATURES out as soon as Synapse signs whole bodies for you";
+        tried.push(Tried::advised("synapse object signatures", said, advice));
     }
     tried
 }
 
-fn tried(what: &str, said: Result<String, String>) -> Tried {
-    let ok = said.is_ok();
-    Tried { what: what.to_owned(), ok, said: said.unwrap_or_else(|error| error) }
-}
-
-async fn bounded(attempt: impl Future<Output = Result<String, String>>) -> Result<String, String> {
-    tokio::time::timeout(PATIENCE, attempt).await.unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
+async fn bounded(advice: &str, attempt: impl Future<Output = Verdict>) -> Verdict {
+    tokio::time::timeout(PATIENCE, attempt)
+        .await
+        .unwrap_or_else(|_| Err(Fault::new(format!("no answer within {} s", PATIENCE.as_secs()), advice)))
 }
 
 /// Keys can be read, and what they seal they open.
-fn keys(app: &Configured) -> Result<String, String> {
-    let vault = app.vault().map_err(|error| error.to_string())?;
+fn keys(app: &Configured) -> Verdict {
+    let advice = "give the keys that this database was sealed with; `finhook keys generate` makes keys for a new one";
+    let wrong = |error: String| Fault::new(error, advice);
+    let vault = app.vault().map_err(|error| wrong(error.to_string()))?;
     let place = Place { table: "check", column: "canary", key: &[] };
     let sealed = vault.ring.seal_column(&place, "canary");
-    let opened = vault.ring.open_column(&place, sealed.as_str()).map_err(|error| error.to_string())?;
-    let bound = if app.url_keys().map_err(|error| error.to_string())?.is_some() { "on" } else { "off" };
+    let opened = vault.ring.open_column(&place, sealed.as_str()).map_err(|error| wrong(error.to_string()))?;
+    let urls = app.url_keys().map_err(|error| wrong(error.to_string()))?;
     if opened.expose_secret() != "canary" {
-        return Err("a sealed value opens as another".to_owned());
+        return Err(wrong("a sealed value opens as another".to_owned()));
     }
     let ids: Vec<String> = vault.ring.ids().iter().map(ToString::to_string).collect();
+    let bound = if urls.is_some() { "on" } else { "off" };
     Ok(format!("key {} seals, keys {} open, bound webhook URLs are {bound}", vault.ring.primary(), ids.join(", ")))
 }
 
-async fn database(app: &Configured) -> Result<String, String> {
-    let vault = app.vault().map_err(|error| error.to_string())?;
-    let store = app.store_as_it_is(vault).await.map_err(|error| format!("{error:#}"))?;
-    store.ping().await.map_err(|error| error.to_string())?;
-    let pending = store.migrations().await.map_err(|error| error.to_string())?;
-    store.close().await;
-    let pending = pending.iter().filter(|migration| !migration.applied).count();
-    let embedded = matches!(app.settings.store, StoreSettings::Sqlite { .. });
-    match pending {
-        0 => Ok("answers, every migration applied".to_owned()),
-        n if embedded => Ok(format!("answers; {n} migration(s) will be applied by `finhook serve`")),
-        n => Err(format!("answers, but {n} migration(s) are missing: run `finhook migrate up`")),
-    }
-}
-
-async fn look(settings: &SpoolSettings) -> Result<String, String> {
-    let (path, contents) = Spool::look(settings).await.map_err(|error| error.to_string())?;
-    let path = path.display();
-    Ok(match contents {
-        Contents::Absent => format!("{path}: `finhook serve` will make it"),
-        Contents::InUse => format!("{path}: a running receiver has it open"),
-        Contents::Waiting(0) => format!("{path}: empty"),
-        Contents::Waiting(count) => format!("{path}: {count} delivery(ies) wait for a receiver to forward them"),
-    })
-}
-
-async fn queue(app: &Configured) -> Result<String, String> {
-    if let QueueSettings::Embedded { path, .. } = &app.settings.queue {
-        if !path.exists() {
-            return Ok("embedded; `finhook serve` will make it".to_owned());
-        }
-        if embedded::is_in_use(path).map_err(|error| error.to_string())? {
-            return Ok("embedded; a running finhook has it open".to_owned());
-        }
-    }
-    let queue = open_queue(app).await.map_err(|error| format!("{error:#}"))?;
-    let depths = tokio::select! {
-        depths = once_connected(queue.as_ref()) => depths.map_err(|error| error.to_string()),
-        sentence = queue.stopped() => Err(sentence),
+/// Compares another clock with ours, which said `before` and `after` around the question. `fraction` is what the other
+/// one cuts off, in seconds.
+fn clocks_agree(whose: &str, theirs: Timestamp, (before, after): (Timestamp, Timestamp), fraction: f64) -> Verdict {
+    let ours = before.micros().midpoint(after.micros());
+    let skew = theirs.micros().saturating_sub(ours) as f64 / 1e6 + fraction / 2.0;
+    let said = match skew {
+        skew if skew.abs() <= fraction.max(0.1) => format!("agrees with {whose}"),
+        skew if skew > 0.0 => format!("is {skew:.1} s behind {whose}"),
+        skew => format!("is {:.1} s ahead of {whose}", -skew),
     };
-    queue.close().await;
-    let waiting: u64 = depths?.iter().map(|depth| depth.ready).sum();
-    Ok(format!("answers, {waiting} message(s) wait"))
+    if skew.abs() > MOST_SKEW {
+        return Err(Fault::new(said, "let all machines take their time from one place (chrony, systemd-timesyncd)"));
+    }
+    Ok(said)
 }
 
-/// The depths, as soon as there is a connection: one to a broker is made in the background.
-async fn once_connected(queue: &dyn Queue) -> Result<Vec<Depth>, QueueError> {
-    loop {
-        match queue.depths().await {
-            Err(QueueError::Gone) => tokio::time::sleep(LOOK_EVERY).await,
-            depths => return depths,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_differ_by_more_than_five_seconds_are_a_fault_with_advice() {
+        let ours = Timestamp::from_seconds(1_700_000_000).unwrap();
+        let around = (ours.plus_micros(-20_000), ours.plus_micros(20_000));
+        let said = |theirs, fraction| match clocks_agree("the database", theirs, around, fraction) {
+            Ok(said) => (true, said),
+            Err(fault) => (false, fault.said),
+        };
+        assert_eq!(said(ours, 0.0), (true, "agrees with the database".to_owned()));
+        assert_eq!(said(ours.plus_seconds(3), 0.0), (true, "is 3.0 s behind the database".to_owned()));
+        assert_eq!(said(ours.plus_seconds(-9), 0.0), (false, "is 9.0 s ahead of the database".to_owned()));
+        // A date without fraction is on the mean half a second old.
+        assert_eq!(said(ours.plus_micros(-500_000), 1.0), (true, "agrees with the database".to_owned()));
     }
 }

@@ -17,11 +17,21 @@ pub fn line(text: &str) -> anyhow::Result<()> {
     print_bytes(format!("{text}\n").as_bytes())
 }
 
+/// The same for who goes on for ever; false when the reader has seen enough.
+pub fn still_read(text: &str) -> anyhow::Result<bool> {
+    written(format!("{text}\n").as_bytes())
+}
+
 fn print_bytes(bytes: &[u8]) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(bytes) {
+    written(bytes).map(drop)
+}
+
+fn written(bytes: &[u8]) -> anyhow::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         // A reader that has seen enough (`| head`) is not an error.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => Ok(other.map(|()| true)?),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
 
 /// A point in time: microseconds since 1970-01-01T00:00:00Z. Finer digits are cut off, because PostgreSQL keeps none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,11 @@ impl Timestamp {
     pub fn parse(text: &str) -> Option<Self> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         i64::try_from(parsed.unix_timestamp_nanos().div_euclid(1_000)).ok().and_then(Self::from_micros)
+    }
+
+    /// Reads the date of an HTTP header (RFC 9110, 5.6.7), which has no fraction; `None` if it is not one.
+    pub fn parse_http(text: &str) -> Option<Self> {
+        OffsetDateTime::parse(text, &Rfc2822).ok().map(Self::from_datetime)
     }
 
     /// Microseconds since the epoch.
@@ -126,6 +131,13 @@ mod tests {
     fn a_timestamp_reads_and_prints_rfc_3339_in_utc() {
         let at = Timestamp::parse("2025-08-05T08:48:38.9571239+02:00").unwrap();
         assert_eq!(at.to_string(), "2025-08-05T06:48:38.957123Z");
+    }
+
+    #[test]
+    fn the_date_of_an_http_header_is_read() {
+        let at = Timestamp::parse_http("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(at.to_string(), "1994-11-06T08:49:37Z");
+        assert_eq!(Timestamp::parse_http("yesterday"), None);
     }
 
     #[test]

@@ -175,27 +175,9 @@ impl Observer {
     }
 
     fn queues(&self, depths: &[Depth], now: Timestamp) -> Vec<QueueNow> {
-        let newest = self.watch.newest();
-        let lag = |depth: &Depth| {
-            if stands(depth) == 0 {
-                return Some(0.0);
-            }
-            let newest = newest.get(&depth.queue).copied().max(depth.newest_out);
-            // Where nothing was ever committed, from when it was seen to be filled; only who works knows that it was not.
-            newest.or_else(|| self.works.as_ref()?.filled_since(&depth.queue)).map(|since| seconds_since(since, now))
-        };
-        depths
-            .iter()
-            .map(|depth| QueueNow {
-                queue: depth.queue.as_str().into(),
-                ready: depth.ready,
-                unacked: depth.unacked,
-                consumers: depth.consumers,
-                in_per_second: depth.in_per_second,
-                out_per_second: depth.out_per_second,
-                lag_seconds: lag(depth),
-            })
-            .collect()
+        // Where nothing was ever committed, from when it was seen to be filled; only who works knows that it was not.
+        let filled_since = |queue: &str| self.works.as_ref()?.filled_since(queue);
+        queues(depths, &self.watch.newest(), filled_since, now)
     }
 }
 
@@ -236,12 +218,38 @@ fn stands(depth: &Depth) -> u64 {
     depth.ready.saturating_add(depth.unacked.unwrap_or(0))
 }
 
+/// Depths as they are shown, with the lag that the newest committed deliveries say.
+pub fn queues(
+    depths: &[Depth],
+    newest: &BTreeMap<String, Timestamp>,
+    filled_since: impl Fn(&str) -> Option<Timestamp>,
+    now: Timestamp,
+) -> Vec<QueueNow> {
+    let lag = |depth: &Depth| {
+        if stands(depth) == 0 {
+            return Some(0.0);
+        }
+        let newest = newest.get(&depth.queue).copied().max(depth.newest_out);
+        newest.or_else(|| filled_since(&depth.queue)).map(|since| seconds_since(since, now))
+    };
+    let shown = |depth: &Depth| QueueNow {
+        queue: depth.queue.as_str().into(),
+        ready: depth.ready,
+        unacked: depth.unacked,
+        consumers: depth.consumers,
+        in_per_second: depth.in_per_second,
+        out_per_second: depth.out_per_second,
+        lag_seconds: lag(depth),
+    };
+    depths.iter().map(shown).collect()
+}
+
 fn seconds_since(then: Timestamp, now: Timestamp) -> f64 {
     now.micros().saturating_sub(then.micros()).max(0) as f64 / 1e6
 }
 
 /// Every provider in every state that waits; one that has none there has 0.
-fn pending(rows: &[Pending], now: Timestamp) -> Vec<PendingNow> {
+pub fn pending(rows: &[Pending], now: Timestamp) -> Vec<PendingNow> {
     let names = PROVIDERS.iter().map(|provider| provider.name).chain([ProviderName::UNKNOWN]);
     names
         .flat_map(|name| WAITING.map(|state| (name, state)))
@@ -266,7 +274,7 @@ fn aged(seen: &PendingNow, now: Timestamp) -> PendingNow {
 }
 
 /// The retrying events as a queue; none where the tables are not looked at.
-fn retrying(pending: &[PendingNow]) -> Option<QueueNow> {
+pub fn retrying(pending: &[PendingNow]) -> Option<QueueNow> {
     let rows: Vec<_> = pending.iter().filter(|pending| pending.state == EventState::Retrying).collect();
     (!rows.is_empty()).then(|| QueueNow {
         queue: RETRYING.into(),

@@ -18,6 +18,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
@@ -123,19 +124,18 @@ impl Embedded {
         EmbeddedConsumer::new(Arc::clone(&self.handout), Arc::clone(&self.settlements), prefetch)
     }
 
-    /// What stands in the file, also while another process has it open; nothing if there is none.
-    pub async fn look(path: &Path) -> Result<Vec<Depth>, QueueError> {
-        if !path.exists() {
-            return Ok(Vec::new());
+    /// What stands in the file, also while another process has it open: of these providers, and of any other that has some.
+    pub async fn look(path: &Path, providers: &[&str]) -> Result<Vec<Depth>, QueueError> {
+        let mut ready: BTreeMap<String, u64> = providers.iter().map(|provider| ((*provider).to_owned(), 0)).collect();
+        if path.exists() {
+            let options = options(path).create_if_missing(false).read_only(true);
+            let mut connection = options.connect().await.map_err(storage)?;
+            let counts = counts(&mut connection, 0).await.map_err(storage)?;
+            ready.extend(counts.into_iter().map(|(provider, count, _)| (provider, count)));
         }
-        let mut connection = options(path).create_if_missing(false).read_only(true).connect().await.map_err(storage)?;
-        let counts = counts(&mut connection, 0).await.map_err(storage)?;
-        let depth = |(provider, ready, _): (String, u64, u64)| Depth {
-            queue: queue_name(&provider),
-            ready,
-            ..Depth::default()
-        };
-        Ok(counts.into_iter().map(depth).collect())
+        let depth =
+            |(provider, ready): (String, u64)| Depth { queue: queue_name(&provider), ready, ..Depth::default() };
+        Ok(ready.into_iter().map(depth).collect())
     }
 
     fn requests(&self) -> Option<mpsc::Sender<Request>> {

@@ -143,6 +143,16 @@ impl Spool {
         Ok((path, Contents::Waiting(waiting)))
     }
 
+    /// How much stands in a spool, also while a receiver has it open, for the command; `None` if there is none yet.
+    pub async fn depth(settings: &SpoolSettings) -> Result<Option<Depth>, QueueError> {
+        let path = file(&settings.path)?;
+        if !path.exists() {
+            return Ok(None);
+        }
+        let known = |depth| Depth { unacked: None, in_per_second: None, out_per_second: None, ..depth };
+        Ok(Some(known(together(&Embedded::look(&path, &[]).await?))))
+    }
+
     /// Hands a delivery to the broker, and notes what that says of it.
     async fn send(&self, delivery: &SealedDelivery) -> Result<(), PublishError> {
         let sent = timeout(self.patience, self.broker.publish(delivery.clone())).await;

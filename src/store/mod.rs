@@ -371,6 +371,9 @@ pub trait Store: Send + Sync {
     /// Entries of the audit trail, newest first.
     async fn audits(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
 
+    /// What the database's clock says; `None` where it is this process's own.
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError>;
+
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 

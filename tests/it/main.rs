@@ -28,3 +28,4 @@ mod starting;
 mod surface;
 mod terminal;
 mod traces;
+mod watching;

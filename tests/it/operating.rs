@@ -101,10 +101,16 @@ fn what_is_not_said_clearly_is_bad_usage() {
 #[test]
 fn the_embedded_queue_is_looked_at_beside_the_process_that_has_it() {
     let finhook = Finhook::new();
-    assert_eq!(finhook.run(&["queues", "--json"]).exits(0).out, "");
+    let names = || {
+        let queues = finhook.run(&["queues", "--json"]).exits(0).json_lines();
+        assert!(queues.iter().all(|queue| queue["ready"] == json!(0)), "{queues:?}");
+        queues.iter().map(|queue| queue["queue"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let queues = ["finhook.auth0", "finhook.plaid", "finhook.synapse", "finhook.unit"];
+    assert_eq!(names(), queues);
     let serving = finhook.serve(&[]);
     finhook.run(&["queues"]).exits(0);
-    finhook.run(&["queues", "--json"]).exits(0);
+    assert_eq!(names(), [&queues[..], &["retrying"]].concat());
     assert!(serving.terminate().0.success());
 }
 

@@ -112,6 +112,7 @@ passed_on! {
     fn audit(entry: &AuditEntry) -> Result<(), StoreError>;
     fn audits(filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
     fn pending() -> Result<Vec<Pending>, StoreError>;
+    fn clock() -> Result<Option<Timestamp>, StoreError>;
     fn progress(ours: &[Progress]) -> Result<Vec<Progress>, StoreError>;
     fn migrations() -> Result<Vec<MigrationStatus>, StoreError>;
     fn migrate_up() -> Result<usize, StoreError>;

@@ -72,6 +72,17 @@ impl Node {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
     }
 
+    /// What `rabbitmqctl list_queues` says of one queue: messages that wait or are held.
+    pub(super) async fn messages(&self, queue: &str) -> u64 {
+        let mut control = self.command("rabbitmqctl");
+        control.args(["-q", "list_queues", "--no-table-headers", "name", "messages"]).stdout(Stdio::piped());
+        let said = control.output().await.unwrap();
+        assert!(said.status.success());
+        let said = String::from_utf8(said.stdout).unwrap();
+        let line = said.lines().find_map(|line| line.strip_prefix(queue)?.trim().parse().ok());
+        line.unwrap_or_else(|| panic!("{queue} is not in {said}"))
+    }
+
     /// Where its management API is, without user and password.
     pub(super) fn management_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.management_port)

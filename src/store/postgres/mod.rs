@@ -178,6 +178,10 @@ impl Store for Postgres {
         queries::pending(&self.pool).await
     }
 
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        queries::clock(&self.pool).await.map(Some)
+    }
+
     async fn progress(&self, ours: &[Progress]) -> Result<Vec<Progress>, StoreError> {
         if !ours.is_empty() {
             queries::tell_progress(&self.pool, ours).await?;

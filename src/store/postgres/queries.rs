@@ -348,6 +348,13 @@ pub async fn tell_progress(pool: &PgPool, ours: &[Progress]) -> Result<(), Store
     Ok(())
 }
 
+/// What time it is at the server.
+pub async fn clock(pool: &PgPool) -> Result<Timestamp, StoreError> {
+    let (at,): (time::OffsetDateTime,) =
+        query_as("select clock_timestamp()").fetch_one(pool).await.map_err(errors::of("ask for the time"))?;
+    Ok(Timestamp::from_datetime(at))
+}
+
 /// How far each queue is worked off.
 pub async fn progress(pool: &PgPool) -> Result<Vec<Progress>, StoreError> {
     let rows: Vec<ProgressColumns> = query_as("select queue, received_at from queue_progress order by queue")

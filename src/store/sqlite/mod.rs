@@ -186,6 +186,10 @@ impl Store for Sqlite {
         queries::pending(&self.readers).await
     }
 
+    async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
+
     async fn progress(&self, ours: &[Progress]) -> Result<Vec<Progress>, StoreError> {
         if !ours.is_empty() {
             queries::tell_progress(&self.writer, ours).await?;

@@ -141,7 +141,7 @@ async fn a_real_broker_says_what_is_held_and_how_fast_it_moves() {
         loop {
             looks.tick().await;
             let seen = unit(&queue).await;
-            if (seen.ready, seen.unacked) == (10, Some(10)) {
+            if (seen.ready, seen.unacked) == (10, Some(10)) && node.messages("finhook.unit").await == 20 {
                 return;
             }
         }
