@@ -107,7 +107,8 @@ fn every_panel_asks_what_prometheus_understands() {
     let rules: Vec<Value> = questions
         .enumerate()
         .map(|(number, target)| {
-            let question = target["expr"].as_str().unwrap().replace("$__rate_interval", "1m").replace("$instance", ".*");
+            let question =
+                target["expr"].as_str().unwrap().replace("$__rate_interval", "1m").replace("$instance", ".*");
             serde_json::json!({ "record": format!("panel:{number}"), "expr": question })
         })
         .collect();

@@ -29,7 +29,7 @@ use crate::pipeline::receive::Receiver;
 use crate::pipeline::sweep::Sweeper;
 use crate::pipeline::watch::Watch;
 use crate::pipeline::work::{BatchSize, Worker};
-use crate::providers::{PROVIDERS, Provider, Verifier};
+use crate::providers::{PROVIDERS, Provider, Refusal, Verifier};
 use crate::queue::embedded::{Embedded, EmbeddedSettings};
 use crate::queue::rabbitmq::{Management, RabbitMq, RabbitMqSettings};
 use crate::queue::spool::{self, Spool, SpoolSettings};
@@ -87,7 +87,7 @@ impl Serving {
         let desk = app.desk(vault.clone())?;
         let doors = verifiers(app)?;
         let metrics = metrics::install();
-        metrics::start_at_zero(PROVIDERS.iter().map(|provider| provider.name));
+        metrics::start_at_zero(PROVIDERS.iter().map(|provider| provider.name), &Refusal::ALL);
         let readiness = Readiness::new(app.clock.clone());
         let ops_bind = app.settings.ops.bind.to_string();
         let ops = server::bind("FINHOOK_OPS_BIND", &ops_bind).await.map_err(BadConfiguration::from_display)?;

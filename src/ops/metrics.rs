@@ -37,9 +37,11 @@ const READY: &str = "finhook_ready";
 /// From half a millisecond, what a confirm costs at best, to the 10 s after which Plaid gives up on an answer.
 const ACK_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// From one commit to an hour: while database or broker are away, events wait.
-const LATENCY_BUCKETS: &[f64] =
-    &[0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+/// From one commit to a day: while database or broker are away, events wait, and a retry may be due hours later.
+const LATENCY_BUCKETS: &[f64] = &[
+    0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0,
+    86_400.0,
+];
 
 /// How often samples are folded into the histograms when nobody reads them.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -285,9 +287,13 @@ pub fn install() -> PrometheusHandle {
 }
 
 /// Shows every series of these providers as 0 from the start: a counter that appears with its first failure hides that
-/// failure from `rate()`.
-pub fn start_at_zero(providers: impl IntoIterator<Item = ProviderName>) {
+/// failure from `rate()`. `reasons` are those of [`verification_failure`].
+pub fn start_at_zero(providers: impl IntoIterator<Item = ProviderName>, reasons: &[impl Display]) {
     for provider in providers {
+        for reason in reasons {
+            let reason = reason.to_string();
+            counter!(VERIFICATION_FAILURES, "provider" => provider.as_str(), "reason" => reason).increment(0);
+        }
         for outcome in Outcome::ALL {
             counter!(DELIVERIES, "provider" => provider.as_str(), "outcome" => outcome.as_str()).increment(0);
         }
@@ -335,7 +341,7 @@ mod tests {
     fn every_metric_is_rendered_under_its_name_with_help() {
         let handle = install();
         let unit = ProviderName::new("unit");
-        start_at_zero([unit]);
+        start_at_zero([unit], &["stale", "mismatch"]);
         deliveries(None, Outcome::Misdirected);
         verification_failure(unit, "stale");
         ack_seconds(unit, Duration::from_millis(3));
@@ -372,6 +378,10 @@ mod tests {
             assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help");
         }
         assert!(text.contains("finhook_ack_seconds_bucket{provider=\"unit\",le=\"0.005\"}"), "{text}");
+        assert!(
+            text.contains("finhook_verification_failures_total{provider=\"unit\",reason=\"mismatch\"} 0"),
+            "{text}"
+        );
         assert!(text.contains("finhook_queue_messages{queue=\"finhook.unit\",state=\"ready\"} 7"));
         assert!(text.contains("finhook_events_total{provider=\"unit\",state=\"duplicate\"} 0"));
     }

@@ -156,6 +156,19 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every refusal.
+    pub const ALL: [Refusal; 9] = [
+        Self::Missing,
+        Self::Malformed,
+        Self::Mismatch,
+        Self::Stale,
+        Self::Future,
+        Self::UnknownKey,
+        Self::Unbound,
+        Self::ObjectSignature,
+        Self::KeysUnavailable,
+    ];
+
     /// Whether the sender should try again (503) or not (401).
     pub fn is_transient(self) -> bool {
         matches!(self, Refusal::KeysUnavailable)

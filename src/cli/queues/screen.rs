@@ -29,7 +29,7 @@ const KEPT: usize = 240;
 const GLANCE: Duration = Duration::from_millis(100);
 
 /// The widths of the columns, the queue's name left out.
-const WIDTHS: [u16; HEADER.len() - 1] = [8, 8, 9, 8, 8, 9];
+const WIDTHS: [u16; HEADER.len() - 1] = [9, 9, 10, 9, 9, 12];
 
 /// What is on the screen.
 #[derive(Default)]
