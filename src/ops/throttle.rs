@@ -19,7 +19,7 @@ struct Window<K> {
 
 impl<K: Copy + PartialEq> Throttle<K> {
     /// A throttle that has seen nothing yet.
-    pub fn new(per_second: u32) -> Self {
+    pub const fn new(per_second: u32) -> Self {
         Self { per_second, seen: Mutex::new(Vec::new()) }
     }
 

@@ -12,6 +12,7 @@ use crate::crypto::{OpenError, SealedDelivery, frame_of, kept};
 use crate::domain::{
     Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, TraceParent, WallClock,
 };
+use crate::ops::throttle::Throttle;
 use crate::providers::{self, Reader};
 use crate::queue::Received;
 use crate::store::{Arriving, Reread, StoredEvent, Vault};
@@ -19,6 +20,9 @@ use crate::store::{Arriving, Reread, StoredEvent, Vault};
 /// The most events of one delivery. The providers send up to some hundreds; beyond this the body is kept as it is, as one
 /// dead event more, or a megabyte of commas would become half a million rows.
 const MAX_EVENTS: usize = 20_000;
+
+/// Lines about messages that do not open: a key that is missing makes all of them such.
+static UNOPENED_LINES: Throttle<(ProviderName, Cause)> = Throttle::new(5);
 
 /// Opens and interprets: the key ring, and one reader for each provider.
 pub struct Desk {
@@ -91,7 +95,10 @@ impl Desk {
         let frame = frame_of(message);
         let named = frame.as_ref().map(|(name, _)| name.as_str()).or_else(|| queue.rsplit('.').next());
         let provider = named.and_then(known).unwrap_or(ProviderName::UNKNOWN);
-        tracing::error!(provider.name = %provider, reason = cause.as_str(), "message kept as it came");
+        if let Some(held_back) = UNOPENED_LINES.admit((provider, cause), now) {
+            let reason = cause.as_str();
+            tracing::error!(provider.name = %provider, reason, log.held_back = held_back, "message kept as it came");
+        }
         // What the head says of its trace is not to be had; what stands beside the message is good enough for looking.
         let trace = received.traceparent.as_deref().and_then(TraceParent::parse);
         let delivery = kept(provider, now, message.clone()).traced(trace);

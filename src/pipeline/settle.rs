@@ -19,10 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::read::Desk;
-use crate::domain::{Cause, EventState, Timestamp};
+use crate::domain::{Cause, EventState, ProviderName, Timestamp};
 use crate::ops::delays::Delays;
 use crate::ops::metrics::{self, EventFate};
 use crate::ops::spans::Span;
+use crate::ops::throttle::Throttle;
 use crate::store::{Arriving, Batch, Committed, Failed, Outcome, Store, StoreError, StoreTrouble};
 
 /// How long a batch is held while the database is away before its messages are given back: well below the broker's own
@@ -38,6 +39,9 @@ const RETRY_AFTER_SECONDS: [i64; 5] = [5, 30, 120, 600, 3_600];
 
 /// The most events of one transaction: enough to make its cost per event small, few enough to keep its locks short.
 pub const MAX_EVENTS: usize = 1_024;
+
+/// Lines about events that fail alone: a table that takes none of a kind would make one of each.
+static SET_ASIDE_LINES: Throttle<(ProviderName, EventState)> = Throttle::new(5);
 
 /// An event with how often it has failed alone before.
 pub struct Item {
@@ -146,10 +150,12 @@ impl Settler {
             None => (EventState::Dead, Cause::AttemptsExhausted, None),
         };
         let provider = item.arriving.event.provider;
-        tracing::warn!(
-            provider.name = %provider, event.state = state.as_str(), event.attempts = attempts, error = %error,
-            "event set aside"
-        );
+        if let Some(held_back) = SET_ASIDE_LINES.admit((provider, state), now) {
+            tracing::warn!(
+                provider.name = %provider, event.state = state.as_str(), event.attempts = attempts, error = %error,
+                log.held_back = held_back, "event set aside"
+            );
+        }
         let failed = Failed {
             arriving: item.arriving,
             state,

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::read::Desk;
 use super::settle::{Item, Settled, Settler};
 use crate::domain::{Cause, EventState, Timestamp, UserId};
+use crate::ops::throttle::Throttle;
 use crate::store::fold::claim_of;
 use crate::store::{Batch, Store, StoreError, StoredEvent};
 
@@ -26,6 +27,9 @@ const LEASE_SECONDS: i64 = 120;
 const EVERY: Duration = Duration::from_secs(1);
 /// Every how many rounds the rarer sweeps run.
 const RARELY: u64 = 30;
+
+/// Lines about single events: there can be thousands of them.
+static LINES: Throttle<&str> = Throttle::new(5);
 
 /// The periodic sweeps of one process.
 pub struct Sweeper {
@@ -85,10 +89,16 @@ impl Sweeper {
         for (stored, cause) in unread {
             if may_pass(cause) {
                 // It is due again when the lease ends, and no try of it is counted.
-                tracing::warn!(event.id = %stored.id, reason = cause.as_str(), "retry waits: it cannot be read now");
+                if let Some(held_back) = LINES.admit("waits", now) {
+                    let reason = cause.as_str();
+                    tracing::warn!(event.id = %stored.id, reason, log.held_back = held_back, "retry waits: it cannot be read now");
+                }
                 continue;
             }
-            tracing::warn!(event.id = %stored.id, reason = cause.as_str(), "retry given up: it cannot be read");
+            if let Some(held_back) = LINES.admit("given up", now) {
+                let reason = cause.as_str();
+                tracing::warn!(event.id = %stored.id, reason, log.held_back = held_back, "retry given up: it cannot be read");
+            }
             self.store.conclude(&[stored.id], EventState::Retrying, EventState::Dead, cause).await?;
         }
         self.settler.settle(items).await;
@@ -182,7 +192,9 @@ impl Sweeper {
                 }
                 // Dying here is harmless: the next round finds the row again, and its events are duplicates by then.
                 self.settler.commit(&Batch { replaces: vec![stored.id], ..Batch::default() }).await?;
-                tracing::info!(event.id = %stored.id, "held delivery released: its key is back");
+                if let Some(held_back) = LINES.admit("released", self.desk.now()) {
+                    tracing::info!(event.id = %stored.id, log.held_back = held_back, "held delivery released: its key is back");
+                }
             }
         }
     }
