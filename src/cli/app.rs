@@ -8,9 +8,11 @@ use anyhow::Context;
 use crate::config::{ConfigError, Settings, Sources, StoreSettings, Values, Variable};
 use crate::crypto::{BlindIndex, KeyRing, UrlKeys, fresh_key};
 use crate::domain::WallClock;
+use crate::ops::telemetry;
 use crate::pipeline::read::Desk;
 use crate::providers::{PROVIDERS, Setup};
-use crate::store::{Store, StoreOptions, Vault};
+use crate::queue;
+use crate::store::{self, Store, StoreOptions, Telling, Vault};
 
 /// Bad usage or configuration: exit code 64. Every problem that was found, one a line.
 #[derive(Debug)]
@@ -150,6 +152,14 @@ impl Configured {
         &self.values
     }
 
+    /// Starts the log, without what the libraries below would say of messages and credentials.
+    pub fn start_log(&self) -> Result<(), BadConfiguration> {
+        let silent = [queue::SILENT_LOG_TARGETS, store::SILENT_LOG_TARGETS].concat();
+        let log = &self.settings.log;
+        telemetry::init(&log.filter, log.format, &silent)
+            .map_err(|error| self.values.error("FINHOOK_LOG", error.to_string()).into())
+    }
+
     /// The key ring and the index key.
     pub fn vault(&self) -> Result<Arc<Vault>, BadConfiguration> {
         let keys = &self.settings.keys;
@@ -177,10 +187,10 @@ impl Configured {
     /// The store, whatever migrations it has.
     pub async fn store_as_it_is(&self, vault: Arc<Vault>) -> anyhow::Result<Arc<dyn Store>> {
         let create_users = self.settings.worker.create_users;
-        let options = StoreOptions { create_users, vault, clock: self.clock.clone() };
-        crate::store::open(&self.settings.store, self.settings.worker.workers, options)
-            .await
-            .context("open the database")
+        let changes = &self.settings.changes;
+        let telling = Telling { notify: changes.notify, exchange: changes.exchange.is_some() };
+        let options = StoreOptions { create_users, telling, vault, clock: self.clock.clone() };
+        store::open(&self.settings.store, self.settings.worker.workers, options).await.context("open the database")
     }
 
     /// The store with every migration: an embedded one is brought up, of another it is said what to do.

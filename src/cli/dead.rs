@@ -12,9 +12,7 @@ use super::events::{Narrow, each};
 use super::replaying::{self, Order};
 use super::{Done, audit, output};
 use crate::domain::{Cause, EventState, Reason, Timestamp};
-use crate::ops::telemetry;
 use crate::pipeline::replay::Which;
-use crate::queue;
 use crate::store::audit::{About, Act};
 use crate::store::{EventRow, Store};
 
@@ -232,8 +230,7 @@ async fn discard(args: Discard, store: &dyn Store, app: &Configured) -> anyhow::
     if !replaying::agreed(args.yes, &format!("discard {} dead event(s)", args.ids.len()))? {
         return Ok(Done::No);
     }
-    telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
-        .context("FINHOOK_LOG")?;
+    app.start_log()?;
     let ids: Vec<String> = args.ids.iter().map(Uuid::to_string).collect();
     let about = About::Thing(format!("event {}", ids.join(" ")));
     let entry = audit::entry(Act::Discard)

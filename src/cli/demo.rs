@@ -18,11 +18,11 @@ use super::{Done, output};
 use crate::config::Sources;
 use crate::domain::{EventState, UserId};
 use crate::fixtures::{self, Case};
+use crate::ops::metrics;
 use crate::ops::shutdown::Shutdown;
-use crate::ops::{metrics, telemetry};
 use crate::pipeline::settle::Settler;
+use crate::providers;
 use crate::store::{Batch, Link, Store};
-use crate::{providers, queue};
 
 /// How long the worker may take for what was sent.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,7 +84,7 @@ pub async fn run(args: Args) -> anyhow::Result<Done> {
         .with("FINHOOK_DATA_DIR", folder.path().display().to_string())
         .with("FINHOOK_LOG", if args.json { "info" } else { "warn" });
     let app = App::from_sources(sources)?.configured()?;
-    telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)?;
+    app.start_log()?;
     let shutdown = Shutdown::new(app.settings.shutdown_timeout);
     shutdown.obey_signals().context("listen to signals")?;
     let serving = Serving::start(&app, None, &shutdown).await?;

@@ -14,9 +14,7 @@ use super::serving::open_queue;
 use super::{Done, audit, output};
 use crate::config::QueueSettings;
 use crate::domain::EventState;
-use crate::ops::telemetry;
 use crate::pipeline::replay::{Left, Replayed, Replayer, Which};
-use crate::queue;
 use crate::store::audit::{About, Act, AuditEntry};
 
 /// How many events that could not be replayed are named one by one.
@@ -87,8 +85,7 @@ pub async fn run(order: Order, app: &Configured) -> anyhow::Result<Done> {
         report(selected, &replayed, how.json, "would be replayed", selected)?;
         return Ok(if how.dry_run || selected == 0 { Done::Yes } else { Done::No });
     }
-    telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
-        .context("FINHOOK_LOG")?;
+    app.start_log()?;
     let act = if order.only == Some(EventState::Dead) { Act::Requeue } else { Act::Replay };
     let selection = serde_json::json!({ "events": selected });
     let entry = audit::entry(act).because(how.reason.clone()).saying(&selection);

@@ -8,8 +8,7 @@ use super::Done;
 use super::app::{App, BadConfiguration};
 use super::serving::{Half, Serving};
 use crate::ops::shutdown::Shutdown;
-use crate::ops::{limits, spans, telemetry};
-use crate::queue;
+use crate::ops::{limits, spans};
 
 /// How long the last spans may take to be exported when everything else has stopped.
 const LAST_SPANS: Duration = Duration::from_secs(3);
@@ -28,8 +27,7 @@ pub struct Args {
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     let app = app.configured()?;
-    telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
-        .map_err(|error| BadConfiguration::from(app.values().error("FINHOOK_LOG", error.to_string())))?;
+    app.start_log()?;
     let spans = spans::start(app.settings.traces.as_ref()).map_err(|error| {
         BadConfiguration::from(app.values().error("OTEL_EXPORTER_OTLP_ENDPOINT", error.to_string()))
     })?;

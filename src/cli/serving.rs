@@ -27,11 +27,13 @@ use crate::pipeline::observe::Observer;
 use crate::pipeline::read::Desk;
 use crate::pipeline::receive::Receiver;
 use crate::pipeline::sweep::Sweeper;
+use crate::pipeline::tell::Teller;
 use crate::pipeline::watch::Watch;
 use crate::pipeline::work::{BatchSize, Worker};
 use crate::providers::{PROVIDERS, Provider, Refusal, Verifier};
+use crate::queue::changes::ChangesExchange;
 use crate::queue::embedded::{Embedded, EmbeddedSettings};
-use crate::queue::rabbitmq::{Management, RabbitMq, RabbitMqSettings};
+use crate::queue::rabbitmq::{Management, RabbitChanges, RabbitMq, RabbitMqSettings};
 use crate::queue::spool::{self, Spool, SpoolSettings};
 use crate::queue::{Queue, QueueError};
 use crate::store::{Store, StoreError, Vault};
@@ -129,6 +131,10 @@ impl Serving {
             let sweeper = Sweeper::new(store.clone(), desk.clone(), days, shutdown.token())
                 .creating_users(app.settings.worker.create_users);
             tasks.push(tokio::spawn(async move { sweeper.run().await }));
+            if let Some(exchange) = changes_exchange(app) {
+                let teller = Teller::new(store.clone(), exchange, app.clock.clone(), shutdown.token());
+                tasks.push(tokio::spawn(async move { teller.run().await }));
+            }
             observer = observer.working(store.clone(), app.settings.worker.stalled_after);
         }
         let stop = shutdown.token();
@@ -287,6 +293,15 @@ pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
             Embedded::open(settings).await.context("open the embedded queue")?
         }
     })
+}
+
+/// Where changed rows are told, if anywhere.
+fn changes_exchange(app: &Configured) -> Option<Arc<dyn ChangesExchange>> {
+    let (QueueSettings::RabbitMq(rabbit), Some(exchange)) = (&app.settings.queue, &app.settings.changes.exchange)
+    else {
+        return None;
+    };
+    Some(Arc::new(RabbitChanges::new(rabbit.url.clone(), exchange.clone())))
 }
 
 /// How to reach the broker, and what is ours there.

@@ -7,6 +7,7 @@
 
 pub mod backends;
 pub mod caller;
+pub mod changes;
 pub mod settings;
 pub mod sources;
 pub mod traces;
@@ -20,6 +21,7 @@ mod shown;
 
 pub use backends::{QueueSettings, RabbitMqSettings, SpoolSettings, StoreSettings};
 pub use caller::caller;
+pub use changes::ChangesSettings;
 pub use settings::{
     HttpSettings, KeySettings, LogFormat, LogSettings, OpsSettings, OpsToken, Role, Settings, WorkerSettings,
 };

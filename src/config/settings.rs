@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, QueueSettings, StoreSettings, TraceSettings, Values};
+use super::{ChangesSettings, ConfigError, QueueSettings, StoreSettings, TraceSettings, Values};
 
 /// Every setting that is not a provider's.
 #[derive(Debug, Clone)]
@@ -14,6 +14,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// The queue.
     pub queue: QueueSettings,
+    /// How the product is told of changes.
+    pub changes: ChangesSettings,
     /// The public port.
     pub http: HttpSettings,
     /// The operators' port.
@@ -35,6 +37,11 @@ impl Settings {
     pub fn from_values(values: &Values) -> Result<Self, Vec<ConfigError>> {
         let store = StoreSettings::from_values(values);
         let queue = store.as_ref().ok().map(|store| QueueSettings::from_values(values, store)).transpose();
+        let changes = match &queue {
+            Ok(Some(queue)) => ChangesSettings::from_values(values, queue),
+            // What is wrong with the queue is said already.
+            _ => Ok(ChangesSettings::default()),
+        };
         let http = HttpSettings::from_values(values);
         let ops = OpsSettings::from_values(values);
         let worker = WorkerSettings::from_values(values);
@@ -43,10 +50,11 @@ impl Settings {
         let traces = TraceSettings::from_values(values);
         let shutdown =
             values.duration_in("FINHOOK_SHUTDOWN_TIMEOUT", Duration::from_secs(1)..=Duration::from_secs(3600));
-        match (store, queue, http, ops, worker, keys, log, traces, shutdown) {
+        match (store, queue, changes, http, ops, worker, keys, log, traces, shutdown) {
             (
                 Ok(store),
                 Ok(Some(queue)),
+                Ok(changes),
                 Ok(http),
                 Ok(ops),
                 Ok(worker),
@@ -54,10 +62,10 @@ impl Settings {
                 Ok(log),
                 Ok(traces),
                 Ok(shutdown_timeout),
-            ) => Ok(Self { store, queue, http, ops, worker, keys, log, traces, shutdown_timeout }),
-            (store, queue, http, ops, worker, keys, log, traces, shutdown) => {
+            ) => Ok(Self { store, queue, changes, http, ops, worker, keys, log, traces, shutdown_timeout }),
+            (store, queue, changes, http, ops, worker, keys, log, traces, shutdown) => {
                 let problems = [store.err(), queue.err(), http.err(), ops.err(), worker.err(), keys.err(), log.err()];
-                Err(problems.into_iter().chain([traces.err(), shutdown.err()]).flatten().collect())
+                Err(problems.into_iter().chain([changes.err(), traces.err(), shutdown.err()]).flatten().collect())
             }
         }
     }

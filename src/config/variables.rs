@@ -63,6 +63,16 @@ pub const VARIABLES: &[Variable] = &[
         Some("60s"),
         "How long there may be work and nothing be committed before /readyz says no.",
     ),
+    plain(
+        "FINHOOK_NOTIFY",
+        Some("true"),
+        "Whether a commit on PostgreSQL notifies listeners of the channel finhook_changes of the rows that it changed.",
+    ),
+    plain(
+        "FINHOOK_CHANGES_EXCHANGE",
+        None,
+        "An exchange at the broker of AMQP_URL where changed rows are told, at least once; made as a topic exchange if missing.",
+    ),
     plain("FINHOOK_LOG", Some("info"), "What is logged, as a tracing filter (info, finhook=debug,warn)."),
     plain("FINHOOK_LOG_FORMAT", Some("auto"), "How it is logged: text, json, or auto: text on a terminal, else json."),
     plain(

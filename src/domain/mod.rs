@@ -5,6 +5,7 @@
 //! what the event means for our tables, a *register* a piece of a row's state with the clock that decides who wins.
 
 pub mod change;
+pub mod changed;
 pub mod delivery;
 pub mod event;
 pub mod ids;
@@ -14,6 +15,7 @@ pub mod time;
 pub mod trace;
 
 pub use change::{Change, Claim, Email, Rank, StatusChange};
+pub use changed::ChangedRow;
 pub use delivery::{Delivery, Proof, Scope};
 pub use event::{Event, EventState, Meaning};
 pub use ids::{AccountId, DedupKey, ProviderName, UserId};

@@ -18,7 +18,8 @@ use crate::config::LogFormat;
 #[error("not a log filter: {0}; write a level (`info`) or directives (`warn,finhook=debug`)")]
 pub struct FilterError(String);
 
-/// Starts logging with the filter of `FINHOOK_LOG`, whatever it says without the targets in `silent`; from then on it stays as it is: calling again changes nothing.
+/// Starts logging with the filter of `FINHOOK_LOG`, whatever it says with the directives in `silent` last; from then on it
+/// stays as it is: calling again changes nothing.
 pub fn init(filter: &str, format: LogFormat, silent: &[&str]) -> Result<(), FilterError> {
     let terminal = std::io::stderr().is_terminal();
     let json = match format {
@@ -49,8 +50,8 @@ where
 
 /// Reads a filter. A bare level is for finhook itself; what it is built on then says warnings only.
 ///
-/// At `trace` the broker's and the database's libraries print whole frames, credentials among them. Who wants that has
-/// to name the library (`finhook=debug,hyper=trace`).
+/// Who wants more has to name the library (`finhook=debug,hyper=trace`). What a library would print of messages and
+/// credentials is in `silent`, and is not to be had at all.
 fn read_filter(filter: &str, silent: &[&str]) -> Result<EnvFilter, FilterError> {
     let filter = filter.trim();
     let directives = match filter.to_ascii_lowercase().as_str() {
@@ -62,9 +63,9 @@ fn read_filter(filter: &str, silent: &[&str]) -> Result<EnvFilter, FilterError> 
     };
     // The library's message names what it could not read, which is a setting and no secret.
     let filter = EnvFilter::try_new(directives).map_err(|error| FilterError(error.to_string()))?;
-    silent.iter().try_fold(filter, |filter, target| {
-        let directive = format!("{target}=off").parse().map_err(|_| FilterError(format!("no log target: {target}")))?;
-        Ok(filter.add_directive(directive))
+    silent.iter().try_fold(filter, |filter, directive| {
+        let parsed = directive.parse().map_err(|_| FilterError(format!("no log directive: {directive}")))?;
+        Ok(filter.add_directive(parsed))
     })
 }
 
@@ -120,6 +121,22 @@ mod tests {
         assert!(text.contains("accepted") && !text.contains("password") && !text.contains('\u{1b}'), "{text}");
         assert_eq!(logged("", false), "");
         assert!(logged("lapin=info", false).contains("password"), "a library that is named speaks");
+    }
+
+    #[test]
+    fn what_is_silent_stays_so_whatever_the_filter_says() {
+        for filter in ["trace,finhook=trace", "lapin=trace", "lapin::frames=trace"] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let filter = read_filter(filter, &["lapin=warn", "lapin::frames=warn"]).unwrap();
+            let subscriber = Registry::default().with(layer(filter, false, false, move || writer.clone()));
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::debug!(target: "lapin::frames", "a password");
+                tracing::trace!(target: "lapin::other", "a password");
+                tracing::warn!(target: "lapin::frames", "trouble");
+            });
+            assert!(!lines.text().contains("password") && lines.text().contains("trouble"), "{}", lines.text());
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod receive;
 pub mod replay;
 pub mod settle;
 pub mod sweep;
+pub mod tell;
 pub mod watch;
 pub mod work;
 

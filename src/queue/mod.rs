@@ -4,6 +4,7 @@
 //! quorum of the broker, or fsynced in the embedded log. Where next: `rabbitmq/mod.rs` or `embedded.rs`;
 //! `spool.rs` puts the one before the other.
 
+pub mod changes;
 pub mod embedded;
 pub mod rabbitmq;
 pub mod spool;
@@ -19,8 +20,8 @@ use bytes::Bytes;
 use crate::crypto::SealedDelivery;
 use crate::domain::Timestamp;
 
-/// Log targets of the backends' libraries that print whole messages. Those are sealed, and have no place in a log all the
-/// same.
+/// The most that the backends' libraries may log, whatever the filter says: they print whole messages. Those are sealed,
+/// and have no place in a log all the same.
 pub const SILENT_LOG_TARGETS: &[&str] = rabbitmq::SILENT_LOG_TARGETS;
 
 /// A durable queue of sealed deliveries.

@@ -18,11 +18,26 @@ use super::{
     UserView,
 };
 use crate::domain::register::{Address, Closing, Owner, Status};
-use crate::domain::{Clock, DedupKey, Email, EventState, Rank, Timestamp, UserId};
+use crate::domain::{ChangedRow, Clock, DedupKey, Email, EventState, Rank, Timestamp, UserId};
 
 /// An id column.
 #[derive(Debug, Clone, Copy)]
 pub struct Id(pub Uuid);
+
+/// A changed row that is not told yet.
+#[derive(FromRow)]
+pub struct ChangedColumns {
+    seq: i64,
+    table_name: String,
+    row_id: Id,
+}
+
+impl ChangedColumns {
+    /// The row as the pipeline knows it.
+    pub fn read(self) -> ChangedRow {
+        ChangedRow { seq: self.seq, table: self.table_name, id: self.row_id.0 }
+    }
+}
 
 /// A column with a point in time.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 //! ```text
 //! lock subjects -> load integrations and users -> who owns what after this batch
 //!   -> insert events (insert-first dedup) -> which copies count -> unlinked events of subjects that got their user
-//!   -> fold -> users -> integrations -> accounts -> users' addresses
+//!   -> fold -> users -> integrations -> accounts -> users' addresses -> who is to hear of the rows that changed
 //! ```
 //! Whether a subject is owned is known before its events are inserted, because claims count even of duplicates; so every
 //! event is inserted in its final state. Locks are taken in the same order by everybody: subjects, events, users.
@@ -43,6 +43,12 @@ pub async fn run(
 
     let changed = write(tables, &mut fold, options, now).await?;
     tables.delete_events(&batch.replaces).await?;
+    if options.telling.exchange && !changed.is_empty() {
+        tables.keep_changed(&changed).await?;
+    }
+    if options.telling.notify && !changed.is_empty() {
+        tables.notify(&changed).await?;
+    }
     Ok(Committed { outcomes, relinked: relinked.len(), changed, _durable: Durable })
 }
 
@@ -169,7 +175,7 @@ async fn unlinked_events(
     Ok(events)
 }
 
-/// Writes what the fold changed, parents first. Returns the rows that changed.
+/// Writes what the fold changed, parents first. Returns the rows that changed, sorted, each once.
 async fn write(
     tables: &mut dyn Tables,
     fold: &mut Fold,
@@ -177,7 +183,7 @@ async fn write(
     now: crate::domain::Timestamp,
 ) -> Result<Vec<(&'static str, Uuid)>, StoreError> {
     let vault = &options.vault;
-    let mut changed = Vec::new();
+    let mut changed = BTreeSet::new();
     let missing = fold.missing_users();
     if !missing.is_empty() {
         tables.insert_users(&missing, now).await?;
@@ -208,5 +214,5 @@ async fn write(
         tables.write_user_addresses(&addresses, now).await?;
         changed.extend(addresses.iter().map(|row| ("user", row.id)));
     }
-    Ok(changed)
+    Ok(changed.into_iter().collect())
 }

@@ -25,7 +25,13 @@ use uuid::Uuid;
 
 use self::audit::{AuditEntry, AuditFilter, AuditRow};
 use crate::crypto::{BlindIndex, KeyRing, Payload, Sealed};
-use crate::domain::{Cause, DedupKey, Email, Event, EventState, ProviderName, Timestamp, TraceParent, UserId};
+use crate::domain::{
+    Cause, ChangedRow, DedupKey, Email, Event, EventState, ProviderName, Timestamp, TraceParent, UserId,
+};
+
+/// The most that the databases' library may log, whatever the filter says: it quotes what it does not know in an address,
+/// which can be a misspelt password.
+pub const SILENT_LOG_TARGETS: &[&str] = &["sqlx_postgres::options=off", "sqlx_postgres::options::parse=off"];
 
 /// What seals and indexes account identifiers and access tokens.
 pub struct Vault {
@@ -81,7 +87,7 @@ pub struct Committed {
     pub outcomes: Vec<Outcome>,
     /// How many stored unlinked events were applied because their subject got its user.
     pub relinked: usize,
-    /// The rows that changed: table and id.
+    /// The rows that changed: table and id, each once.
     pub changed: Vec<(&'static str, Uuid)>,
     _durable: Durable,
 }
@@ -374,6 +380,18 @@ pub trait Store: Send + Sync {
     /// What the database's clock says; `None` where it is this process's own.
     async fn clock(&self) -> Result<Option<Timestamp>, StoreError>;
 
+    /// Takes up to `limit` changed rows that are not told yet, the oldest first, and leases them until `lease_until`, so
+    /// that nobody else takes them meanwhile.
+    async fn take_changed(
+        &self,
+        now: Timestamp,
+        lease_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ChangedRow>, StoreError>;
+
+    /// Removes changed rows that were told.
+    async fn forget_changed(&self, seqs: &[i64]) -> Result<(), StoreError>;
+
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -420,11 +438,22 @@ impl StoreError {
     }
 }
 
+/// Whom a commit tells of the rows that it changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Telling {
+    /// Whoever listens at PostgreSQL.
+    pub notify: bool,
+    /// An exchange, from the table in which they are kept for it.
+    pub exchange: bool,
+}
+
 /// Settings that a store needs besides its address.
 #[derive(Clone)]
 pub struct StoreOptions {
     /// Whether a user named by a verified claim is created.
     pub create_users: bool,
+    /// Whom a commit tells.
+    pub telling: Telling,
     /// What seals.
     pub vault: Arc<Vault>,
     /// For `created_at`, `updated_at`, `processed_at`.

@@ -77,6 +77,12 @@ pub trait Tables: Send {
     /// The addresses of all integrations that these users own now.
     async fn owned_addresses(&mut self, users: &[Uuid]) -> Result<Vec<(Uuid, Address)>, StoreError>;
 
+    /// Notifies whoever listens of these rows, once the transaction commits.
+    async fn notify(&mut self, rows: &[(&'static str, Uuid)]) -> Result<(), StoreError>;
+
+    /// Keeps these rows until they are told to the exchange.
+    async fn keep_changed(&mut self, rows: &[(&'static str, Uuid)]) -> Result<(), StoreError>;
+
     /// Overwrites users' addresses by id.
     async fn write_user_addresses(&mut self, rows: &[UserAddress], now: Timestamp) -> Result<(), StoreError>;
 }

@@ -13,6 +13,7 @@ mod tables;
 
 mod api;
 mod bodies;
+mod changes;
 mod commands;
 mod crashes;
 mod dashboard;

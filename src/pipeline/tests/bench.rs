@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::config::{Sources, Values};
 use crate::crypto::{BlindIndex, KeyRing, Sealed, SealedDelivery};
-use crate::domain::{Cause, Delivery, EventState, Proof, ProviderName, Scope, Timestamp, UserId};
+use crate::domain::{Cause, ChangedRow, Delivery, EventState, Proof, ProviderName, Scope, Timestamp, UserId};
 use crate::pipeline::read::Desk;
 use crate::pipeline::settle::Settled;
 use crate::pipeline::sweep::Sweeper;
@@ -114,6 +114,8 @@ passed_on! {
     fn pending() -> Result<Vec<Pending>, StoreError>;
     fn clock() -> Result<Option<Timestamp>, StoreError>;
     fn progress(ours: &[Progress]) -> Result<Vec<Progress>, StoreError>;
+    fn take_changed(now: Timestamp, lease_until: Timestamp, limit: u32) -> Result<Vec<ChangedRow>, StoreError>;
+    fn forget_changed(seqs: &[i64]) -> Result<(), StoreError>;
     fn migrations() -> Result<Vec<MigrationStatus>, StoreError>;
     fn migrate_up() -> Result<usize, StoreError>;
     fn migrate_down(target: i64) -> Result<usize, StoreError>;

@@ -4,4 +4,5 @@ mod bench;
 mod failure;
 mod observing;
 mod replay;
+mod telling;
 mod waiting;

@@ -5,6 +5,7 @@
 
 pub mod topology;
 
+mod changes;
 mod consumer;
 mod inbox;
 mod link;
@@ -28,6 +29,7 @@ use secrecy::SecretString;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
+pub use self::changes::RabbitChanges;
 use self::consumer::{NotOpened, RabbitConsumer, Silent};
 use self::link::{Alarm, Link, Session, connect_once};
 pub use self::management::{Inspection, Management};
@@ -38,8 +40,17 @@ use super::{Consumer, Depth, PublishError, Queue, QueueError};
 use crate::crypto::SealedDelivery;
 use crate::ops::delays::Delays;
 
-/// lapin prints the bodies of returned messages as warnings.
-pub(super) const SILENT_LOG_TARGETS: &[&str] = &["lapin::returned_messages"];
+/// lapin prints the bodies of returned messages as warnings, and at `trace` every frame: bodies, headers, and the password
+/// that it logs in with. A target of its own beats the library's name, so each is named.
+pub(super) const SILENT_LOG_TARGETS: &[&str] = &[
+    "lapin=warn",
+    "lapin::channel=warn",
+    "lapin::channels=warn",
+    "lapin::frames=warn",
+    "lapin::internal_rpc=warn",
+    "lapin::io_loop=warn",
+    "lapin::returned_messages=off",
+];
 
 /// How long the other queues are consumed without one that does not answer. Trying it costs a channel, which hangs in
 /// the broker until the connection ends, and holds the others up for a call.

@@ -19,7 +19,7 @@ use crate::domain::{Clock, DedupKey, Timestamp};
 use crate::store::columns::{AccountColumns, EventColumns, Id, IntegrationColumns, UserAddressColumns};
 use crate::store::postgres::Postgres;
 use crate::store::sqlite::Sqlite;
-use crate::store::{EventFilter, Store, StoreOptions, Vault};
+use crate::store::{EventFilter, Store, StoreOptions, Telling, Vault};
 
 /// The same statement on either database.
 pub enum Raw {
@@ -41,7 +41,12 @@ pub fn options() -> StoreOptions {
     let key = SecretString::from("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
     let ring = SecretString::from(format!("1:{}", key.expose_secret()));
     let vault = Vault { ring: KeyRing::parse(&ring).unwrap(), index: BlindIndex::parse(&key).unwrap() };
-    StoreOptions { create_users: true, vault: Arc::new(vault), clock: WallClock::held(at(5_000)) }
+    StoreOptions {
+        create_users: true,
+        telling: Telling::default(),
+        vault: Arc::new(vault),
+        clock: WallClock::held(at(5_000)),
+    }
 }
 
 /// Runs a test on a new SQLite file, in memory where the system has a folder for that.
@@ -112,6 +117,17 @@ impl Db {
     /// The same database as one sees it that has `FINHOOK_CREATE_USERS=false`.
     pub async fn without_creating_users(&self) -> Box<dyn Store> {
         (self.again)(StoreOptions { create_users: false, ..self.options.clone() }).await
+    }
+
+    /// The same database as one sees it that tells of changes.
+    pub async fn telling(&self, telling: Telling) -> Box<dyn Store> {
+        (self.again)(StoreOptions { telling, ..self.options.clone() }).await
+    }
+
+    /// A connection that listens; PostgreSQL only.
+    pub async fn listener(&self) -> sqlx::postgres::PgListener {
+        let Raw::Pg(pool) = &self.raw else { panic!("nobody can listen at a file") };
+        sqlx::postgres::PgListener::connect_with(pool).await.unwrap()
     }
 
     /// Sends a statement past the store, as the product would.

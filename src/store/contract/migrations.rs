@@ -34,7 +34,10 @@ const PRODUCT: &str = r#"
 async fn tables(db: &Db) -> Vec<String> {
     let names: Vec<(String,)> = match db.raw {
         Raw::Pg(_) => db.fetch("select tablename::text from pg_tables where schemaname = 'public' order by 1").await,
-        Raw::Lite(_) => db.fetch("select name from sqlite_schema where type = 'table' order by 1").await,
+        Raw::Lite(_) => {
+            db.fetch("select name from sqlite_schema where type = 'table' and name not like 'sqlite_%' order by 1")
+                .await
+        }
     };
     names.into_iter().map(|(name,)| name).collect()
 }

@@ -2,6 +2,7 @@
 //! `FINHOOK_TEST_DATABASE_URL` names a server on which each test may make a database of its own.
 
 mod audit;
+mod changes;
 mod concurrency;
 pub(crate) mod database;
 mod dedup;

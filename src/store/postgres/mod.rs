@@ -2,6 +2,7 @@
 //! `queries.rs` (all others).
 
 mod audit;
+mod changes;
 pub mod errors;
 mod migrations;
 mod queries;
@@ -23,7 +24,7 @@ use super::{
     Pending, Progress, Reread, RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside,
     commit,
 };
-use crate::domain::{Cause, EventState, Timestamp, UserId};
+use crate::domain::{Cause, ChangedRow, EventState, Timestamp, UserId};
 
 /// How long to wait for a free connection. A worker that gets none has its batch held and tries again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -196,6 +197,19 @@ impl Store for Postgres {
 
     async fn audits(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
         audit::list(&self.pool, filter, &self.options.vault.index).await
+    }
+
+    async fn take_changed(
+        &self,
+        now: Timestamp,
+        lease_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ChangedRow>, StoreError> {
+        changes::take(&self.pool, now, lease_until, limit).await
+    }
+
+    async fn forget_changed(&self, seqs: &[i64]) -> Result<(), StoreError> {
+        changes::forget(&self.pool, seqs).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

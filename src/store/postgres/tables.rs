@@ -11,7 +11,7 @@ use sqlx::{Postgres, query, query_as};
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
-use super::errors;
+use super::{changes, errors};
 use crate::crypto::{Column, Sealed};
 use crate::domain::register::Address;
 use crate::domain::{Clock, DedupKey, Timestamp, UserId};
@@ -471,6 +471,14 @@ impl Tables for PgTables<'_> {
     async fn owned_addresses(&mut self, users: &[Uuid]) -> Result<Vec<(Uuid, Address)>, StoreError> {
         let statement = query_as(OWNED_ADDRESSES).bind(users.to_vec());
         self.load("load owned addresses", statement, OwnedAddressColumns::read).await
+    }
+
+    async fn notify(&mut self, rows: &[(&'static str, Uuid)]) -> Result<(), StoreError> {
+        changes::notify(self.connection, rows).await
+    }
+
+    async fn keep_changed(&mut self, rows: &[(&'static str, Uuid)]) -> Result<(), StoreError> {
+        changes::keep(self.connection, rows).await
     }
 
     async fn write_user_addresses(&mut self, rows: &[UserAddress], now: Timestamp) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@
 //! Other processes (a command beside `serve`) wait for each other by `busy_timeout`.
 
 mod audit;
+mod changes;
 pub mod errors;
 mod migrations;
 mod pieces;
@@ -28,7 +29,7 @@ use super::{
     Pending, Progress, Reread, RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside,
     commit,
 };
-use crate::domain::{Cause, EventState, Timestamp, UserId};
+use crate::domain::{Cause, ChangedRow, EventState, Timestamp, UserId};
 
 /// How long to wait for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -204,6 +205,19 @@ impl Store for Sqlite {
 
     async fn audits(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
         audit::list(&self.readers, filter, &self.options.vault.index).await
+    }
+
+    async fn take_changed(
+        &self,
+        now: Timestamp,
+        lease_until: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ChangedRow>, StoreError> {
+        changes::take(&self.writer, now, lease_until, limit).await
+    }
+
+    async fn forget_changed(&self, seqs: &[i64]) -> Result<(), StoreError> {
+        changes::forget(&self.writer, seqs).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
+use super::changes;
 use super::pieces::{Values, execute, load};
 use crate::crypto::{Column, Sealed};
 use crate::domain::register::Address;
@@ -404,6 +405,14 @@ impl Tables for SqliteTables<'_> {
     async fn owned_addresses(&mut self, users: &[Uuid]) -> Result<Vec<(Uuid, Address)>, StoreError> {
         let read = OwnedAddressColumns::read;
         load(self.connection, "load owned addresses", OWNED_ADDRESSES, users, bind_id, read).await
+    }
+
+    async fn notify(&mut self, _rows: &[(&'static str, Uuid)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn keep_changed(&mut self, rows: &[(&'static str, Uuid)]) -> Result<(), StoreError> {
+        changes::keep(self.connection, rows).await
     }
 
     async fn write_user_addresses(&mut self, rows: &[UserAddress], now: Timestamp) -> Result<(), StoreError> {

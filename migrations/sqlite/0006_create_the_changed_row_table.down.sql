@@ -1,0 +1,2 @@
+-- What is not told yet is never told.
+drop table changed_row;
