@@ -58,14 +58,15 @@ const RETRIES: u32 = 1;
 /// How much of what is wrong is printed.
 const SHOWN: usize = 5;
 
-const USAGE: &str =
-    "tests/chaos/run [--seconds N] [--seed S] [--scenario NAME]... [--verbose] [--keep FOLDER] [--old FILE] [--list]
+const USAGE: &str = "tests/chaos/run [--seconds N] [--seed S] [--scenario NAME]... [--verbose] [--keep FOLDER]
+                [--finhook FILE] [--old FILE] [--list]
 
   --seconds N      how long faults go on, split over the scenarios (120)
   --seed S         repeats the schedule of faults and deliveries that this seed makes
   --scenario NAME  only this one; may be given several times
   --verbose        say every fault as it happens
   --keep FOLDER    leave logs and ledgers there
+  --finhook FILE   try this one instead of the one that was built with the suite
   --old FILE       the finhook that `upgrade` begins with (this one, with another key)
   --list           name the scenarios";
 
@@ -74,6 +75,7 @@ struct Args {
     seed: u64,
     only: Vec<String>,
     keep: Option<PathBuf>,
+    finhook: Option<PathBuf>,
     old: Option<PathBuf>,
     verbose: bool,
     list: bool,
@@ -115,7 +117,16 @@ fn main() -> ExitCode {
 
 fn args() -> anyhow::Result<Args> {
     let seed = u64::from(rand::random::<u32>());
-    let mut args = Args { seconds: 120, seed, only: Vec::new(), keep: None, old: None, verbose: false, list: false };
+    let mut args = Args {
+        seconds: 120,
+        seed,
+        only: Vec::new(),
+        keep: None,
+        finhook: None,
+        old: None,
+        verbose: false,
+        list: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -124,6 +135,7 @@ fn args() -> anyhow::Result<Args> {
             "--seed" => args.seed = value()?.parse().context("--seed takes a number")?,
             "--scenario" => args.only.push(value()?),
             "--keep" => args.keep = Some(value()?.into()),
+            "--finhook" => args.finhook = Some(std::fs::canonicalize(value()?).context("--finhook")?),
             "--old" => args.old = Some(std::fs::canonicalize(value()?).context("--old")?),
             "--verbose" => args.verbose = true,
             "--list" => args.list = true,
@@ -155,7 +167,8 @@ async fn run(args: Args) -> anyhow::Result<bool> {
     }
     let span = Duration::from_secs(args.seconds) / u32::try_from(scenarios.len().max(1))?;
     let machine = Rc::new(Machine::new(args.keep)?);
-    let programs = Programs { now: env!("CARGO_BIN_EXE_finhook").into(), before: args.old };
+    let built = || PathBuf::from(env!("CARGO_BIN_EXE_finhook"));
+    let programs = Programs { now: args.finhook.unwrap_or_else(built), before: args.old };
     let (brokers, database) = tokio::try_join!(Brokers::start(&machine, "rabbit", 1), Database::start(&machine))?;
     let mut servers = Servers { brokers, database };
     let (mut passed, mut failed) = (0, 0);

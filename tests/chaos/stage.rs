@@ -338,8 +338,9 @@ impl Stage {
         let node = servers.brokers.nodes.get(node);
         let reckoning = loop {
             let promised = i64::try_from(self.providers.ledger.borrow().promised.len())?;
-            // Reading all of them takes long where they are many.
-            if Instant::now() < until && self.tables.count().await.is_ok_and(|rows| rows < promised) {
+            // Reading all of them takes long where they are many, and nobody is answered meanwhile.
+            let sending = self.providers.ledger.borrow().open > 0;
+            if Instant::now() < until && (sending || self.tables.count().await.is_ok_and(|rows| rows < promised)) {
                 sleep(Duration::from_millis(200)).await;
                 continue;
             }
