@@ -8,8 +8,8 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use finhook::config::{Settings, Sources, Values};
 use finhook::crypto::{KeyRing, OpenError, Place, UrlKeys, check_user_id, frame_of};
-use finhook::domain::{DedupKey, Delivery, Proof, ProviderName, Scope, Timestamp, UserId, WallClock};
-use finhook::providers::{self, PROVIDERS, Provider, Reader, Refusal, Request, Setup, Signer, Verifier};
+use finhook::domain::{DedupKey, Delivery, Event, Proof, ProviderName, Scope, Timestamp, UserId, WallClock};
+use finhook::providers::{self, PROVIDERS, Provider, Reader, Refusal, Request, Setup, Signer, Verifier, keep};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
@@ -95,17 +95,18 @@ pub fn events(provider: &str, data: &[u8]) {
     let Some((flags, body)) = data.split_first() else { return };
     let user = (flags & 2 != 0).then(|| UserId("u_1".to_owned()));
     let iat = (stage.provider.binds_urls || flags & 4 != 0).then(|| now().seconds());
-    let proof = Proof { scheme: "fuzz".to_owned(), iat, user };
+    let proof = Proof { scheme: "fuzz".to_owned(), iat, user, ..Proof::default() };
     let whole = providers::unproved(stage.provider, now(), proof, Bytes::copy_from_slice(body));
-    let delivery = if flags & 1 == 0 { whole } else { whole.narrowed(whole.bytes.clone(), Scope::Element) };
+    let delivery = if flags & 1 == 0 { whole } else { whole.narrowed(whole.bytes.clone(), Scope::Element, None) };
     let read = stage.reader.events(&delivery);
     assert!(read.len() <= 2 * body.len() + 1, "more events than bytes could name");
     // The law of reading again, on a few of them: it is quadratic in a joint account's customers.
     for event in read.iter().take(16) {
-        let stored = delivery.narrowed(event.bytes.clone(), event.scope);
+        let stored = keep::stored(&delivery, event);
         let again = stage.reader.events(&stored);
         let same = again.iter().find(|again| again.dedup_key == event.dedup_key);
-        assert_eq!(same.map(|again| format!("{again:?}")), Some(format!("{event:?}")), "read again it is the same");
+        let shown = |event: &Event| (format!("{event:?}"), event.meaning.clone());
+        assert_eq!(same.map(shown), Some(shown(event)), "read again it is the same");
         for text in [&event.kind, &event.subject].into_iter().flatten() {
             assert!(!text.is_empty() && text.len() <= 200 && !text.contains('\0'));
         }
@@ -126,7 +127,7 @@ pub fn sealed(data: &[u8]) {
     assert!(RING.open_column(&place, &format!("fh1.{text}")).is_err());
 
     let provider = PROVIDERS[data.first().map_or(0, |byte| usize::from(*byte)) % PROVIDERS.len()];
-    let proof = Proof { scheme: text.chars().take(40).collect(), iat: None, user: Some(UserId(text.to_string())) };
+    let proof = Proof { scheme: text.chars().take(40).collect(), iat: None, user: Some(UserId(text.to_string())), ..Proof::default() };
     let delivery = providers::unproved(provider, now(), proof, message.clone());
     let sealed = RING.seal_delivery(&delivery);
     let opened = RING.open_delivery(&sealed.message.bytes(), &known).unwrap();

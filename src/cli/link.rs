@@ -54,6 +54,11 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
         eprintln!("finhook: there is no user {} and FINHOOK_CREATE_USERS is false; create it first", link.user);
         return Ok(Done::No);
     }
+    // Asked before the audit trail names them again; the commit asks once more, behind its lock.
+    if store.is_forgotten(&link.user).await.context("ask whether the user was forgotten")? {
+        eprintln!("finhook: user {} was forgotten; `finhook forget --user ID --lift` takes them again", link.user);
+        return Ok(Done::No);
+    }
     let service = serde_json::json!({ "service": args.provider, "authorization_id": link.authorization_id.is_some() });
     let about = About::User(link.user.clone());
     let entry = audit::entry(Act::Link).about(about).because(args.reason.clone()).saying(&service);

@@ -13,6 +13,7 @@ pub mod demo;
 pub mod events;
 pub mod expectation;
 pub mod explain;
+pub mod forget;
 pub mod keys;
 pub mod link;
 pub mod man;
@@ -71,6 +72,8 @@ pub enum Command {
     Link(link::Args),
     /// List a user's accounts
     Accounts(accounts::Args),
+    /// Delete everything about a user, and drop what still arrives about them
+    Forget(forget::Args),
     /// Show who opened or decided what, when and why
     Audit(audit::Args),
     /// Mint the webhook URL that binds a user's Plaid items
@@ -144,6 +147,7 @@ async fn run(command: Command) -> anyhow::Result<Done> {
         Command::Sign(args) => sign::run(args, App::load()?),
         Command::Link(args) => link::run(args, App::load()?).await,
         Command::Accounts(args) => accounts::run(args, App::load()?).await,
+        Command::Forget(args) => forget::run(args, App::load()?).await,
         Command::Audit(args) => audit::run(args, App::load()?).await,
         Command::WebhookUrl(args) => webhook_url::run(args, App::load()?),
         Command::Events(args) => events::run(args, App::load()?).await,

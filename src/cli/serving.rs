@@ -26,6 +26,7 @@ use crate::pipeline::console::{Console, Parts};
 use crate::pipeline::observe::Observer;
 use crate::pipeline::read::Desk;
 use crate::pipeline::receive::Receiver;
+use crate::pipeline::retention::{Keeper, Retention};
 use crate::pipeline::sweep::Sweeper;
 use crate::pipeline::tell::Teller;
 use crate::pipeline::watch::Watch;
@@ -136,6 +137,12 @@ impl Serving {
                 tasks.push(tokio::spawn(async move { teller.run().await }));
             }
             observer = observer.working(store.clone(), app.settings.worker.stalled_after);
+            let retention = Retention {
+                payload_days: app.settings.worker.payload_days,
+                event_days: app.settings.worker.event_days,
+            };
+            let keeper = Keeper::new(store.clone(), app.clock.clone(), retention, shutdown.token());
+            tasks.push(tokio::spawn(async move { keeper.run().await }));
         }
         let stop = shutdown.token();
         tasks.push(tokio::spawn(async move { observer.run(stop).await }));

@@ -167,6 +167,10 @@ pub struct WorkerSettings {
     pub unlinked_days: u32,
     /// How long there may be work and nothing be committed before the process is not ready.
     pub stalled_after: Duration,
+    /// How many days payloads that nothing needs any more are kept.
+    pub payload_days: Option<u32>,
+    /// How many days rows of events are kept.
+    pub event_days: Option<u32>,
 }
 
 impl WorkerSettings {
@@ -180,8 +184,29 @@ impl WorkerSettings {
             unlinked_days: u32::try_from(days).unwrap_or(u32::MAX),
             stalled_after: values
                 .duration_in("FINHOOK_STALLED_AFTER", Duration::from_secs(5)..=Duration::from_secs(3600))?,
+            payload_days: kept_days(values, "FINHOOK_PAYLOAD_DAYS", 1, "")?,
+            event_days: kept_days(
+                values,
+                "FINHOOK_EVENT_DAYS",
+                LEAST_EVENT_DAYS,
+                ": providers send events again for so long, and without its row a copy counts as new",
+            )?,
         })
     }
+}
+
+/// The dedup has to know an event for as long as its provider may send it again: 90 days (Unit).
+const LEAST_EVENT_DAYS: u64 = 90;
+
+fn kept_days(values: &Values, name: &str, least: u64, why: &str) -> Result<Option<u32>, ConfigError> {
+    if values.text(name).is_none() {
+        return Ok(None);
+    }
+    let days = values.number(name)?;
+    if !(least..=36_500).contains(&days) {
+        return Err(values.error(name, format!("takes a number of days from {least} to 36500, not {days}{why}")));
+    }
+    Ok(u32::try_from(days).ok())
 }
 
 /// The keys, as text: `crypto` reads them.
@@ -317,6 +342,17 @@ mod tests {
             assert!(problem.contains("entry 2 is not ops:TOKEN or app:TOKEN"), "{problem}");
             assert!(!problem.contains("hunter2"), "{problem}");
         }
+    }
+
+    #[test]
+    fn rows_are_kept_for_ever_or_at_least_as_long_as_they_may_come_again() {
+        let settings = with_keys(&[]).unwrap();
+        assert_eq!((settings.worker.payload_days, settings.worker.event_days), (None, None));
+        let settings = with_keys(&[("FINHOOK_PAYLOAD_DAYS", "30"), ("FINHOOK_EVENT_DAYS", "90")]).unwrap();
+        assert_eq!((settings.worker.payload_days, settings.worker.event_days), (Some(30), Some(90)));
+        let problem = with_keys(&[("FINHOOK_EVENT_DAYS", "89")]).unwrap_err();
+        assert!(problem.contains("from 90 to 36500, not 89: providers send events again"), "{problem}");
+        assert!(with_keys(&[("FINHOOK_PAYLOAD_DAYS", "0")]).unwrap_err().contains("FINHOOK_PAYLOAD_DAYS"));
     }
 
     #[test]

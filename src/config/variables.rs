@@ -39,6 +39,16 @@ pub const VARIABLES: &[Variable] = &[
         Some("90"),
         "How many days an event waits for its subject's user before it is dead.",
     ),
+    plain(
+        "FINHOOK_PAYLOAD_DAYS",
+        None,
+        "How many days after receipt the sealed payload of an applied or recorded event is kept; unset, as long as its row.",
+    ),
+    plain(
+        "FINHOOK_EVENT_DAYS",
+        None,
+        "How many days, at least 90, rows of applied, recorded and dead events are kept; unset, for ever.",
+    ),
     plain("FINHOOK_MAX_BODY_BYTES", Some("1048576"), "The largest webhook body that is read; larger ones get 413."),
     plain("FINHOOK_MAX_IN_FLIGHT", Some("1024"), "How many deliveries are handled at once; more get 503."),
     plain("FINHOOK_MAX_IN_FLIGHT_BYTES", Some("25165824"), "How many bytes of bodies are held at once; more get 503."),

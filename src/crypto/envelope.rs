@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 
 use super::OpenError;
 use super::cipher::OVERHEAD;
-use crate::domain::{Delivery, Proof, ProviderName, Scope, Timestamp, TraceParent, UserId};
+use crate::domain::{DedupKey, Delivery, Proof, ProviderName, Scope, Timestamp, TraceParent, UserId};
 
 /// The only version of a frame.
 const FRAME_VERSION: u8 = 1;
 /// More than the head's field names, id, numbers and quotes take up.
-const HEAD_ROOM: usize = 336;
+const HEAD_ROOM: usize = 464;
 
 /// The clear frame of a queue message: what the message says that it is.
 pub(super) struct Frame<'a> {
@@ -69,6 +69,9 @@ struct HeadOut<'a> {
     force: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+    /// In hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -92,6 +95,8 @@ struct HeadIn {
     force: bool,
     #[serde(default)]
     traceparent: Option<String>,
+    #[serde(default)]
+    key: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -139,6 +144,7 @@ pub(super) fn write_plaintext(delivery: &Delivery, buffer: &mut Vec<u8>) {
         },
         force: delivery.force,
         traceparent: delivery.trace.map(|trace| trace.to_string()),
+        key: delivery.key.as_ref().map(|key| hex(key.as_bytes())),
     };
     let length_at = buffer.len();
     buffer.extend_from_slice(&[0; 4]);
@@ -174,7 +180,19 @@ pub(super) fn read_plaintext(
     // One that cannot be read is none: no delivery is lost for its trace.
     let trace = head.traceparent.as_deref().and_then(TraceParent::parse);
     let body = Bytes::from(std::mem::take(&mut *plaintext)).slice(body_at..);
-    Ok(Delivery::assemble(head.id, provider, received_at, proof, scope, head.force, body).traced(trace))
+    let key = head.key.map(|key| unhex(&key).ok_or(OpenError::Refused)).transpose()?;
+    let delivery = Delivery::assemble(head.id, provider, received_at, proof, scope, head.force, body).traced(trace);
+    Ok(Delivery { key: key.map(DedupKey::from_stored), ..delivery })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if odd.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 /// The head, and where the body starts.

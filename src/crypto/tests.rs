@@ -34,11 +34,11 @@ fn delivery(provider: ProviderName, body: &[u8]) -> Delivery {
     Delivery::assemble(id, provider, received_at, proof, Scope::Body, false, Bytes::copy_from_slice(body))
 }
 
-type Parts = (Uuid, ProviderName, Timestamp, Proof, Scope, bool, Option<TraceParent>, Bytes);
+type Parts = (Uuid, ProviderName, Timestamp, Proof, Scope, bool, Option<TraceParent>, Bytes, Option<DedupKey>);
 
 fn parts(delivery: &Delivery) -> Parts {
-    let Delivery { id, provider, received_at, proof, scope, force, trace, bytes } = delivery.clone();
-    (id, provider, received_at, proof, scope, force, trace, bytes)
+    let Delivery { id, provider, received_at, proof, scope, force, trace, bytes, key } = delivery.clone();
+    (id, provider, received_at, proof, scope, force, trace, bytes, key)
 }
 
 fn open(ring: &KeyRing, message: &[u8]) -> Result<Delivery, OpenError> {
@@ -167,8 +167,9 @@ fn a_payload_opens_with_its_own_row_only() {
 fn a_stored_event_keeps_proof_scope_and_force() {
     let ring = ring(&entry(1));
     let key = DedupKey::from_bytes_of(b"{}");
-    let mut element = delivery(PLAID, b"[{}]").narrowed(Bytes::from_static(b"{}"), Scope::Element);
+    let mut element = delivery(PLAID, b"[{}]").narrowed(Bytes::from_static(b"{}"), Scope::Element, None);
     element.force = true;
+    element.key = Some(key.clone());
     let payload = ring.seal_payload(&key, &element);
     let opened = ring.open_payload("plaid", &key, payload.as_bytes(), &find).unwrap();
     assert_eq!(parts(&opened), parts(&element));

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{ProviderName, Timestamp, TraceParent, UserId};
+use super::{DedupKey, ProviderName, Timestamp, TraceParent, UserId};
 
 /// What verification proved about a delivery; kept with it, so that it can be interpreted again years later.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Delivery {
     pub trace: Option<TraceParent>,
     /// The body or the element.
     pub bytes: Bytes,
+    /// The key of a stored event that was a hash of its bytes, where not all of these were kept.
+    pub key: Option<DedupKey>,
 }
 
 impl Delivery {
@@ -64,7 +66,7 @@ impl Delivery {
         force: bool,
         bytes: Bytes,
     ) -> Self {
-        Self { id, provider, received_at, proof, scope, force, trace: None, bytes }
+        Self { id, provider, received_at, proof, scope, force, trace: None, bytes, key: None }
     }
 
     /// The same with the trace in which it was received.
@@ -72,9 +74,10 @@ impl Delivery {
         Self { trace, ..self }
     }
 
-    /// The delivery that is stored with one of its events: the same proof, that event's own bytes.
-    pub fn narrowed(&self, element: Bytes, scope: Scope) -> Self {
-        Self { scope, bytes: element, force: false, ..self.clone() }
+    /// The delivery that is stored with one of its events: the same proof, what is kept of that event's own bytes, and its
+    /// key if that was a hash of all of them.
+    pub fn narrowed(&self, element: Bytes, scope: Scope, key: Option<DedupKey>) -> Self {
+        Self { scope, bytes: element, force: false, key, ..self.clone() }
     }
 }
 

@@ -128,6 +128,11 @@ impl DedupKey {
         Self(bytes)
     }
 
+    /// Whether it was made here, from the event's bytes, and is no id of the provider's.
+    pub fn is_made_here(&self) -> bool {
+        self.0.first() == Some(&0)
+    }
+
     /// The bytes that the table's `dedup_key` column holds.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -160,6 +160,8 @@ pub enum EventFate {
     Stored(EventState),
     /// A copy that counts more is stored already.
     Duplicate,
+    /// It is about somebody who was forgotten: no row.
+    Forgotten,
 }
 
 impl EventFate {
@@ -167,6 +169,7 @@ impl EventFate {
         match self {
             Self::Stored(state) => state.as_str(),
             Self::Duplicate => "duplicate",
+            Self::Forgotten => "forgotten",
         }
     }
 }
@@ -297,7 +300,8 @@ pub fn start_at_zero(providers: impl IntoIterator<Item = ProviderName>, reasons:
         for outcome in Outcome::ALL {
             counter!(DELIVERIES, "provider" => provider.as_str(), "outcome" => outcome.as_str()).increment(0);
         }
-        let fates = EventState::ALL.into_iter().map(EventFate::Stored).chain([EventFate::Duplicate]);
+        let fates =
+            EventState::ALL.into_iter().map(EventFate::Stored).chain([EventFate::Duplicate, EventFate::Forgotten]);
         for fate in fates {
             events(provider, fate, 0);
         }

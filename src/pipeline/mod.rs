@@ -4,7 +4,7 @@
 //! interprets them (8, 9), [`settle`] commits them whatever happens (10 to 12), [`sweep`] looks after what the tables hold
 //! back: retries that are due, unlinked events, deliveries whose key was missing. [`replay`] takes what a person names through
 //! the way again. [`observe`] looks at queues and tables every few seconds; [`watch`] is what it saw, for everybody who shows it.
-//! [`console`] answers people and the product, whom [`access`] lets in.
+//! [`console`] answers people and the product, whom [`access`] lets in. [`retention`] lets go of what was kept long enough.
 
 pub mod access;
 pub mod console;
@@ -12,6 +12,7 @@ pub mod observe;
 pub mod read;
 pub mod receive;
 pub mod replay;
+pub mod retention;
 pub mod settle;
 pub mod sweep;
 pub mod tell;

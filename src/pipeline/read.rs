@@ -13,7 +13,7 @@ use crate::domain::{
     Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, TraceParent, WallClock,
 };
 use crate::ops::throttle::Throttle;
-use crate::providers::{self, Reader};
+use crate::providers::{self, Reader, keep};
 use crate::queue::Received;
 use crate::store::{Arriving, Reread, StoredEvent, Vault};
 
@@ -66,9 +66,10 @@ impl Desk {
         self.interpret(delivery)
             .into_iter()
             .map(|event| {
-                let envelope = delivery.narrowed(event.bytes.clone(), event.scope);
+                let envelope = keep::stored(delivery, &event);
                 let payload = self.vault.ring.seal_payload(&event.dedup_key, &envelope);
-                Arriving { event, payload, force: delivery.force, trace: delivery.trace }
+                let bound = delivery.proof.user.clone();
+                Arriving { event, payload, force: delivery.force, trace: delivery.trace, bound }
             })
             .collect()
     }
@@ -104,7 +105,7 @@ impl Desk {
         let delivery = kept(provider, now, message.clone()).traced(trace);
         let event = dead(&delivery, cause);
         let payload = self.vault.ring.seal_payload(&event.dedup_key, &delivery);
-        Arriving { event, payload, force: false, trace }
+        Arriving { event, payload, force: false, trace, bound: None }
     }
 
     /// Opens a stored envelope.

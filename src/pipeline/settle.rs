@@ -236,6 +236,7 @@ fn record(batch: &Batch, committed: &Committed, now: Timestamp) {
                 metrics::event_latency(event.provider, Duration::from_micros(u64::try_from(took).unwrap_or(0)));
             }
             Outcome::Duplicate => metrics::events(event.provider, EventFate::Duplicate, 1),
+            Outcome::Forgotten => metrics::events(event.provider, EventFate::Forgotten, 1),
         }
     }
     metrics::last_commit(now);

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::draft::{Draft, Effect};
 use super::elements::{self, Json, id, informative_id, required_id, user_id};
+use super::keep::Keep;
 use super::signature::{fresh_secret, header, sha256};
 use super::{Provider, Reader, Refusal, Request, Setup, Signer, Verified, Verifier};
 use crate::config::{ConfigError, Variable};
@@ -44,8 +45,42 @@ pub static PROVIDER: Provider = Provider {
         let signer = tokens(setup)?.into_iter().next().and_then(|token| Auth0Signer::new(&token));
         Ok(signer.map(|signer| Box::new(signer) as Box<dyn Signer>))
     },
+    keeps: KEEPS,
+    keeps_unread: Keep::Whole,
     development: || vec![(TOKENS, fresh_secret())],
 };
+
+/// What is read below, of log entries and of CloudEvents. Not addresses of machines, devices, prompts or names.
+const KEEPS: Keep = Keep::Members(&[
+    ("log_id", Keep::Whole),
+    ("specversion", Keep::Whole),
+    ("id", Keep::Whole),
+    ("type", Keep::Whole),
+    ("time", Keep::Whole),
+    (
+        "data",
+        Keep::Members(&[
+            ("date", Keep::Whole),
+            ("type", Keep::Whole),
+            ("user_id", Keep::Whole),
+            ("user_name", Keep::Whole),
+            ("email", Keep::Whole),
+            ("details", Keep::Members(&[("email", Keep::Whole), ("body", Keep::Members(&[("email", Keep::Whole)]))])),
+            ("app_metadata", METADATA),
+            (
+                "object",
+                Keep::Members(&[
+                    ("user_id", Keep::Whole),
+                    ("email", Keep::Whole),
+                    ("email_verified", Keep::Whole),
+                    ("app_metadata", METADATA),
+                ]),
+            ),
+        ]),
+    ),
+]);
+
+const METADATA: Keep = Keep::Members(&[("external_user_id", Keep::Whole)]);
 
 /// The tokens, each of which has to fit into a header field.
 fn tokens(setup: &Setup<'_>) -> Result<Vec<SecretString>, ConfigError> {

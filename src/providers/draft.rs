@@ -40,7 +40,10 @@ impl Draft {
     pub fn event(self, delivery: &Delivery, meaning: Meaning) -> Event {
         Event {
             provider: delivery.provider,
-            dedup_key: self.key.unwrap_or_else(|| DedupKey::from_bytes_of(&self.bytes)),
+            dedup_key: self
+                .key
+                .or_else(|| delivery.key.clone())
+                .unwrap_or_else(|| DedupKey::from_bytes_of(&self.bytes)),
             kind: self.kind,
             subject: self.subject,
             occurred_at: occurred_at(self.stated, delivery.received_at),

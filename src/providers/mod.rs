@@ -7,6 +7,7 @@
 pub mod auth0;
 mod draft;
 pub mod elements;
+pub mod keep;
 pub mod plaid;
 mod plaid_events;
 pub mod plaid_jws;
@@ -25,6 +26,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use self::keep::Keep;
 use crate::config::{ConfigError, Values, Variable};
 use crate::crypto::UrlKeys;
 use crate::domain::{Delivery, Event, Proof, ProviderName, Scope, Timestamp, WallClock};
@@ -53,6 +55,10 @@ pub struct Provider {
     pub reader: fn(&Values) -> Result<Box<dyn Reader>, ConfigError>,
     /// Makes what signs fixtures as the provider would; `Ok(None)` if there is nothing to sign with.
     pub signer: fn(&Setup<'_>) -> Made<dyn Signer>,
+    /// What is kept of an event that was read, when its envelope is stored.
+    pub keeps: Keep,
+    /// What is kept of one that could not be read.
+    pub keeps_unread: Keep,
     /// Settings for development: what embedded mode generates when it is not given. `(variable, fresh secret)`.
     pub development: fn() -> Vec<(&'static str, SecretString)>,
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue};
 
+use super::keep::Keep;
 use super::plaid_events;
 use super::plaid_jws::{DevelopmentKey, Key, Token};
 use super::plaid_keys::{Credential, PlaidKeys, base_url, read_file};
@@ -88,6 +89,8 @@ pub static PROVIDER: Provider = Provider {
     verifier: |setup| Ok(verifier(setup)?.map(|plaid| Box::new(plaid) as Box<dyn Verifier>)),
     reader: |_| Ok(Box::new(plaid_events::PlaidReader)),
     signer: |setup| Ok(development_key(setup)?.map(|key| Box::new(PlaidSigner { key }) as Box<dyn Signer>)),
+    keeps: plaid_events::KEEPS,
+    keeps_unread: Keep::Whole,
     development: || DevelopmentKey::generate().map(|key| (DEVELOPMENT_KEY, key)).into_iter().collect(),
 };
 

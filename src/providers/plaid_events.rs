@@ -8,7 +8,28 @@ use std::collections::BTreeSet;
 use super::Reader;
 use super::draft::{Draft, Effect};
 use super::elements::{Json, id, informative_id, required_id};
+use super::keep::Keep;
 use crate::domain::{Cause, Claim, DedupKey, Delivery, Event, Meaning, Rank, Reason, Scope, StatusChange, Timestamp};
+
+/// What is read below, and what tells a person which event it was. Not `new_webhook_url`, which can carry a user's token,
+/// nor public tokens.
+pub const KEEPS: Keep = Keep::Members(&[
+    ("webhook_type", Keep::Whole),
+    ("webhook_code", Keep::Whole),
+    ("environment", Keep::Whole),
+    ("item_id", Keep::Whole),
+    ("account_id", Keep::Whole),
+    ("account_ids", Keep::Whole),
+    ("account_ids_with_new_auth", Keep::Whole),
+    ("account_ids_with_updated_auth", Keep::Whole),
+    ("account_ids_with_new_liabilities", Keep::Whole),
+    ("account_ids_with_updated_liabilities", Keep::Whole),
+    ("account_ids_with_updated_identity", Keep::Whole),
+    ("error", Keep::Members(&[("error_type", Keep::Whole), ("error_code", Keep::Whole)])),
+    ("reason", Keep::Whole),
+    ("status", Keep::Whole),
+    ("consent_expiration_time", Keep::Whole),
+]);
 
 /// Reads deliveries of Plaid.
 pub struct PlaidReader;
@@ -18,7 +39,7 @@ impl Reader for PlaidReader {
         let bytes = &delivery.bytes;
         let iat = delivery.proof.iat;
         let draft = Draft {
-            key: iat.map(|iat| DedupKey::from_signing_time(iat, bytes)),
+            key: delivery.key.clone().or_else(|| iat.map(|iat| DedupKey::from_signing_time(iat, bytes))),
             stated: iat.and_then(Timestamp::from_seconds),
             ..Draft::element(bytes.clone())
         };

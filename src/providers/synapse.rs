@@ -10,6 +10,7 @@ use secrecy::SecretString;
 
 use super::draft::{Draft, Effect};
 use super::elements::{Json, id, informative_id, required_id, scan_string, user_id};
+use super::keep::Keep;
 use super::signature::{fresh_secret, header, hmac_sha1, hmac_sha256, holds, lower_hex, to_hex, value};
 use super::{Provider, Reader, Refusal, Request, Setup, Signer, Verified, Verifier};
 use crate::config::{ConfigError, Variable};
@@ -64,8 +65,35 @@ pub static PROVIDER: Provider = Provider {
             .and_then(|(client_id, secrets)| Some(SynapseSigner { client_id, secret: secrets.into_iter().next()? }));
         Ok(signer.map(|signer| Box::new(signer) as Box<dyn Signer>))
     },
+    keeps: KEEPS,
+    keeps_unread: Keep::But(&[
+        ("refresh_token", None),
+        ("documents", None),
+        ("_rest", Some(Keep::But(&[("refresh_token", None), ("documents", None)]))),
+    ]),
     development: || vec![(CLIENT_ID, SecretString::from("client_id_development")), (CLIENT_SECRETS, fresh_secret())],
 };
+
+/// What is read of an object, wherever it stands.
+const OBJECT: &[(&str, Keep)] = &[
+    ("_id", Keep::Whole),
+    ("user_id", Keep::Whole),
+    ("permission", Keep::Whole),
+    ("permission_code", Keep::Whole),
+    ("allowed", Keep::Whole),
+    ("is_active", Keep::Whole),
+    ("extra", Keep::Members(&[("supp_id", Keep::Whole)])),
+    ("from", Keep::Members(&[("user", Keep::Members(&[("_id", Keep::Whole)]))])),
+];
+
+/// What is read below. Not the refresh token, documents, log-ins, names and balances of the objects.
+const KEEPS: Keep = Keep::Both(
+    OBJECT,
+    &[
+        ("_rest", Keep::Members(OBJECT)),
+        ("webhook_meta", Keep::Members(&[("function", Keep::Whole), ("log_id", Keep::Whole), ("date", Keep::Whole)])),
+    ],
+);
 
 /// The client id and its secrets, if there are any.
 fn credential(setup: &Setup<'_>) -> Result<Option<(String, Vec<SecretString>)>, ConfigError> {

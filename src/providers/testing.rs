@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
+use super::keep;
 use super::{PROVIDERS, Provider, Reader, Refusal, Request, Setup, Verified, Verifier};
 use crate::config::sources::Sources;
 use crate::config::{Values, Variable};
@@ -27,11 +28,13 @@ pub fn events(provider: &Provider, reader: &dyn Reader, body: impl Into<Bytes>, 
     let delivery = delivery(provider, body, proof);
     let events = reader.events(&delivery);
     for event in &events {
-        let stored = delivery.narrowed(event.bytes.clone(), event.scope);
+        let stored = keep::stored(&delivery, event);
         let again = reader.events(&stored);
         let same = again.iter().find(|again| again.dedup_key == event.dedup_key);
-        let shown = |event: &Event| (format!("{event:?}"), event.bytes.clone(), event.scope);
+        let shown = |event: &Event| (format!("{event:?}"), event.meaning.clone(), event.scope);
         assert_eq!(same.map(shown), Some(shown(event)));
+        // And once more, as after a replay of a replay.
+        assert_eq!(same.map(|same| keep::stored(&stored, same).bytes), Some(stored.bytes.clone()));
         for text in [&event.kind, &event.subject].into_iter().flatten() {
             assert!(text.len() <= 200 && !text.contains('\0') && !text.is_empty());
         }

@@ -15,6 +15,7 @@ use secrecy::SecretString;
 
 use super::draft::{Draft, Effect};
 use super::elements::{self, Json, id, informative_id, required_id, user_id};
+use super::keep::Keep;
 use super::signature::{base64, fresh_secret, header, hmac_sha1, holds, value};
 use super::{Provider, Reader, Refusal, Request, Signer, Verified, Verifier};
 use crate::config::Variable;
@@ -59,8 +60,31 @@ pub static PROVIDER: Provider = Provider {
         let token = setup.values.secrets(TOKENS)?.into_iter().next();
         Ok(token.map(|token| Box::new(UnitSigner { token }) as Box<dyn Signer>))
     },
+    keeps: KEEPS,
+    keeps_unread: Keep::But(&[("included", None)]),
     development: || vec![(TOKENS, fresh_secret())],
 };
+
+/// What is read below: ids, the time, tags and why something was closed. Not what the attributes say of people, and not
+/// `included`, which is no part of an element in the first place.
+const KEEPS: Keep = Keep::Members(&[
+    ("id", Keep::Whole),
+    ("type", Keep::Whole),
+    (
+        "attributes",
+        Keep::Members(&[
+            ("createdAt", Keep::Whole),
+            ("tags", Keep::Whole),
+            ("closeReason", Keep::Whole),
+            ("freezeReason", Keep::Whole),
+            ("archiveReason", Keep::Whole),
+        ]),
+    ),
+    (
+        "relationships",
+        Keep::Every(&Keep::Members(&[("data", Keep::Members(&[("id", Keep::Whole), ("type", Keep::Whole)]))])),
+    ),
+]);
 
 /// Proves deliveries of Unit.
 pub struct Unit {

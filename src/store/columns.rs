@@ -12,6 +12,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::audit::AuditRow;
+use super::forget::Tombstone;
 use super::rows::{AccountRow, IntegrationRow, StoredCopy, UserAddress, UserRow};
 use super::{
     AccountView, EventCount, EventRow, IntegrationView, Pending, Progress, StoreError, StoreTrouble, StoredEvent,
@@ -118,6 +119,22 @@ fn clock(at: Option<i64>, key: Option<Vec<u8>>, column: &str) -> Result<Option<C
 
 fn state(text: &str) -> Result<EventState, StoreError> {
     EventState::parse(text).ok_or_else(|| odd("event.state"))
+}
+
+/// `tombstone`.
+#[derive(FromRow)]
+pub struct TombstoneColumns {
+    mark: Vec<u8>,
+    of_user: Vec<u8>,
+    service: Option<String>,
+    subject: Option<String>,
+}
+
+impl TombstoneColumns {
+    /// The tombstone that they are.
+    pub fn read(self) -> Result<Tombstone, StoreError> {
+        Ok(Tombstone { mark: self.mark, of_user: self.of_user, subject: self.service.zip(self.subject) })
+    }
 }
 
 /// `audit`, without the mark.

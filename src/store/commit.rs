@@ -1,7 +1,7 @@
 //! Step 11: what one transaction does with a batch, in order. Both databases run exactly this. way: 11/12
 //!
 //! ```text
-//! lock subjects -> load integrations and users -> who owns what after this batch
+//! lock subjects -> leave out what is about forgotten users (forget.rs) -> load integrations and users -> who owns what after this batch
 //!   -> insert events (insert-first dedup) -> which copies count -> unlinked events of subjects that got their user
 //!   -> fold -> users -> integrations -> accounts -> users' addresses -> who is to hear of the rows that changed
 //! ```
@@ -13,9 +13,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use uuid::Uuid;
 
 use super::fold::{Fold, claim_of, fold_addresses, subject_of, subject_of_link};
+use super::forget::{Fate, Forgotten, named};
+use super::marks;
 use super::rows::{EventKey, NewEvent, StoredCopy, SubjectKey};
 use super::tables::Tables;
 use super::{Arriving, Batch, Committed, Durable, Outcome, Reread, StoreError, StoreOptions, StoreTrouble};
+use crate::crypto::BlindIndex;
 use crate::domain::{Event, EventState, Meaning, UserId};
 
 /// How many unlinked events of newly owned subjects one transaction applies; a sweep takes the rest.
@@ -31,12 +34,19 @@ pub async fn run(
     let now = options.clock.now();
     let subjects = subjects_of(batch);
     tables.lock_subjects(&subjects).await?;
+    let index = &options.vault.index;
+    let arriving: Vec<&Arriving> = batch.events.iter().collect();
+    let mut forgotten = Forgotten::ask(tables, &arriving, &batch.links, index).await?;
+    forgotten.obey_links(tables, &batch.links, index).await?;
     let mut fold = Fold::new(&subjects, tables.integrations(&subjects).await?, options.create_users);
+    let fates = forgotten.fates(tables, &arriving, &|key| fold.is_owned(key), (index, now)).await?;
+    fold.leave_out(forgotten.users);
     fold.know_users(tables.users(&named_users(batch)).await?);
     batch.links.iter().for_each(|link| fold.link(link, &options.vault));
-    batch.events.iter().for_each(|arriving| fold.claim(&arriving.event));
+    let taken = || batch.events.iter().zip(&fates).filter(|(_, fate)| **fate != Fate::Dropped);
+    taken().for_each(|(arriving, _)| fold.claim(&arriving.event));
 
-    let (outcomes, counting) = dedup(tables, batch, &fold, now).await?;
+    let (outcomes, counting) = dedup(tables, batch, &fates, &fold, options).await?;
     let relinked = unlinked_events(tables, &mut fold, reread, now).await?;
     counting.iter().for_each(|arriving| fold.apply(&arriving.event));
     relinked.iter().for_each(|event| fold.apply(event));
@@ -68,11 +78,15 @@ fn named_users(batch: &Batch) -> Vec<UserId> {
 async fn dedup<'a>(
     tables: &mut dyn Tables,
     batch: &'a Batch,
+    fates: &[Fate],
     fold: &Fold,
-    now: crate::domain::Timestamp,
+    options: &StoreOptions,
 ) -> Result<(Vec<Outcome>, Vec<&'a Arriving>), StoreError> {
+    let now = options.clock.now();
     let mut best: BTreeMap<EventKey, usize> = BTreeMap::new();
-    for (position, arriving) in batch.events.iter().enumerate() {
+    let fate_of = |position: usize| fates.get(position).copied().unwrap_or(Fate::Taken);
+    let taken = batch.events.iter().enumerate().filter(|(position, _)| fate_of(*position) != Fate::Dropped);
+    for (position, arriving) in taken {
         let held = best.entry(key_of(&arriving.event)).or_insert(position);
         let beats = batch.events.get(*held).is_some_and(|held| standing(arriving) > standing(held));
         if beats {
@@ -83,13 +97,23 @@ async fn dedup<'a>(
         .values()
         .filter_map(|position| batch.events.get(*position).map(|arriving| (*position, arriving)))
         .collect();
-    let rows: Vec<NewEvent> = candidates.iter().map(|(_, arriving)| row_of(arriving, fold)).collect();
+    let rows: Vec<NewEvent> = candidates
+        .iter()
+        .map(|(position, arriving)| {
+            let row = row_of(arriving, fold, &options.vault.index);
+            match fate_of(*position) {
+                Fate::WithoutPayload => NewEvent { payload: bytes::Bytes::new(), user_mark: None, ..row },
+                _ => row,
+            }
+        })
+        .collect();
     let inserted: HashSet<EventKey> = tables.insert_events(&rows, now).await?.into_iter().collect();
     let known: Vec<EventKey> = rows.iter().map(|row| row.key.clone()).filter(|key| !inserted.contains(key)).collect();
     let copies: HashMap<EventKey, StoredCopy> =
         tables.stored_copies(&known).await?.into_iter().map(|copy| (copy.key.clone(), copy)).collect();
 
-    let mut outcomes = vec![Outcome::Duplicate; batch.events.len()];
+    let outcome = |fate: &Fate| if *fate == Fate::Dropped { Outcome::Forgotten } else { Outcome::Duplicate };
+    let mut outcomes: Vec<Outcome> = fates.iter().map(outcome).collect();
     let (mut counting, mut better) = (Vec::new(), Vec::new());
     for ((position, arriving), row) in candidates.into_iter().zip(rows) {
         if !inserted.contains(&row.key) {
@@ -128,7 +152,7 @@ fn key_of(event: &Event) -> EventKey {
 }
 
 /// The event's row, in the state that it will have when the batch is through.
-fn row_of(arriving: &Arriving, fold: &Fold) -> NewEvent {
+fn row_of(arriving: &Arriving, fold: &Fold, index: &BlindIndex) -> NewEvent {
     let event = &arriving.event;
     let (state, reason) = match &event.meaning {
         Meaning::Apply(_) if subject_of(event).is_some_and(|key| fold.is_owned(&key)) => (EventState::Applied, None),
@@ -148,6 +172,7 @@ fn row_of(arriving: &Arriving, fold: &Fold) -> NewEvent {
         attempts: 0,
         next_attempt_at: None,
         payload: arriving.payload.bytes(),
+        user_mark: named(arriving).map(|user| marks::of_user(index, user)),
     }
 }
 

@@ -5,7 +5,7 @@
 //! and what follows from one row for another: an owner for its accounts, a closing for its accounts, an address for its
 //! user. way: 10/12
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
@@ -52,6 +52,7 @@ pub struct Fold {
     users: HashMap<UserId, Uuid>,
     create_users: bool,
     missing: BTreeSet<UserId>,
+    left_out: HashSet<UserId>,
 }
 
 impl Fold {
@@ -67,7 +68,19 @@ impl Fold {
                 (key.clone(), Subject { loaded, row, authorization_id: None, accounts: Vec::new() })
             })
             .collect();
-        Self { subjects, accounts: BTreeMap::new(), users: HashMap::new(), create_users, missing: BTreeSet::new() }
+        Self {
+            subjects,
+            accounts: BTreeMap::new(),
+            users: HashMap::new(),
+            create_users,
+            missing: BTreeSet::new(),
+            left_out: HashSet::new(),
+        }
+    }
+
+    /// Says whose claims make nobody: these users were forgotten.
+    pub fn leave_out(&mut self, users: HashSet<UserId>) {
+        self.left_out = users;
     }
 
     /// Says which users have a row.
@@ -82,7 +95,8 @@ impl Fold {
     /// may not be created is left out.
     pub fn claim(&mut self, event: &Event) {
         let (Some(claim), Some(key)) = (claim_of(event), subject_of(event)) else { return };
-        if self.names_a_user(&claim.user, self.create_users)
+        if !self.left_out.contains(&claim.user)
+            && self.names_a_user(&claim.user, self.create_users)
             && let Some(subject) = self.subjects.get_mut(&key)
         {
             Owner::offer(&mut subject.row.owner, claim, &event.clock());

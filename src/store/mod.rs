@@ -11,6 +11,7 @@ pub mod commit;
 #[cfg(test)]
 pub(crate) mod contract;
 pub mod fold;
+pub mod forget;
 pub mod marks;
 pub mod postgres;
 pub mod rows;
@@ -24,6 +25,7 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use self::audit::{AuditEntry, AuditFilter, AuditRow};
+use self::forget::Forgot;
 use crate::crypto::{BlindIndex, KeyRing, Payload, Sealed};
 use crate::domain::{
     Cause, ChangedRow, DedupKey, Email, Event, EventState, ProviderName, Timestamp, TraceParent, UserId,
@@ -62,6 +64,8 @@ pub struct Arriving {
     pub force: bool,
     /// The span in which its delivery was received.
     pub trace: Option<TraceParent>,
+    /// The user that the webhook URL was minted for, whatever the event means.
+    pub bound: Option<UserId>,
 }
 
 /// The act that says which user an integration belongs to.
@@ -103,6 +107,8 @@ pub enum Outcome {
     Stored(EventState),
     /// A copy that counts more is stored already.
     Duplicate,
+    /// It is about somebody who was forgotten, and has no row.
+    Forgotten,
 }
 
 /// A stored event with its payload.
@@ -371,6 +377,29 @@ pub trait Store: Send + Sync {
     /// of two receipts stands.
     async fn progress(&self, ours: &[Progress]) -> Result<Vec<Progress>, StoreError>;
 
+    /// Forgets a user in one transaction: their rows are gone, and tombstones stand for them and their subjects. Their
+    /// stored events are deleted by [`Store::forget_events`].
+    async fn forget(&self, user: &UserId, entry: &AuditEntry) -> Result<Forgot, StoreError>;
+
+    /// Deletes up to about `limit` stored events of forgotten users; `None` when there are none left.
+    async fn forget_events(&self, limit: u32) -> Result<Option<u64>, StoreError>;
+
+    /// What forgetting a user would delete.
+    async fn forget_preview(&self, user: &UserId) -> Result<Forgot, StoreError>;
+
+    /// Takes a forgotten user again from now on; how many tombstones are gone.
+    async fn lift(&self, user: &UserId, entry: &AuditEntry) -> Result<u64, StoreError>;
+
+    /// Whether a user was forgotten. Whoever makes a row of a user asks this first.
+    async fn is_forgotten(&self, user: &UserId) -> Result<bool, StoreError>;
+
+    /// Wipes the payload of up to `limit` applied or recorded events received before `before`; how many it were.
+    async fn wipe_payloads(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+
+    /// Deletes up to `limit` applied, recorded or dead events first stored before `before`, but for deliveries that are
+    /// held for their key; how many it were.
+    async fn delete_old_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+
     /// Writes an entry of the audit trail; call it before the act that it is about.
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;
 
@@ -417,6 +446,8 @@ pub enum StoreTrouble {
     Conflict,
     /// The database refuses what an event contains (class 22): that event is dead.
     Refused,
+    /// It names a user who was forgotten: nothing is wrong with the database, and nothing was written.
+    Forgotten,
     /// Anything else that one event may be at fault for: isolate it, and try it again later.
     Failed,
 }
@@ -458,6 +489,12 @@ pub struct StoreOptions {
     pub vault: Arc<Vault>,
     /// For `created_at`, `updated_at`, `processed_at`.
     pub clock: crate::domain::WallClock,
+}
+
+/// The smallest id that a row first stored at `at` can have: ids are uuid v7, ordered by time.
+fn first_id_of(at: Timestamp) -> Uuid {
+    let millis = u64::try_from(at.micros() / 1_000).unwrap_or(0);
+    Uuid::from_u128(u128::from(millis) << 80)
 }
 
 /// How many connections one process has to PostgreSQL: one for each worker's transaction, and a few for sweeps and reads.

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::marks::Mark;
 use crate::crypto::{Column, Sealed};
 use crate::domain::register::{Address, Closing, Owner, Status};
 use crate::domain::{Clock, DedupKey, EventState, Timestamp, UserId};
@@ -91,6 +92,8 @@ pub struct NewEvent {
     pub next_attempt_at: Option<Timestamp>,
     /// The sealed envelope.
     pub payload: bytes::Bytes,
+    /// The mark of the user whom it names, as the payload does.
+    pub user_mark: Option<Mark>,
 }
 
 /// What a commit has to know of a stored copy to decide which counts.

@@ -6,6 +6,8 @@
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::forget::Tombstone;
+use super::marks::Mark;
 use super::rows::{
     AccountRow, EventKey, IntegrationRow, NewEvent, SealedIds, StoredCopy, SubjectKey, UserAddress, UserRow,
 };
@@ -17,8 +19,21 @@ use crate::domain::{Timestamp, UserId};
 /// One open transaction.
 #[async_trait]
 pub trait Tables: Send {
-    /// Takes the advisory lock on each subject until the transaction ends (SQLite: the transaction is the lock).
+    /// Holds the gate open that forgetting closes, and takes the advisory lock on each subject, both until the transaction
+    /// ends (SQLite: the transaction is the lock).
     async fn lock_subjects(&mut self, subjects: &[SubjectKey]) -> Result<(), StoreError>;
+
+    /// Which of these marks have a tombstone.
+    async fn tombstones(&mut self, marks: &[Mark]) -> Result<Vec<Mark>, StoreError>;
+
+    /// Puts tombstones up, their stored events still to be deleted; one that is there is begun anew.
+    async fn bury(&mut self, tombstones: &[Tombstone], now: Timestamp) -> Result<(), StoreError>;
+
+    /// Takes the tombstones of subjects away, with what was stored about those before.
+    async fn lift_subjects(&mut self, subjects: &[(SubjectKey, Mark)]) -> Result<(), StoreError>;
+
+    /// Upserts the rows of failed events, over stored copies only as `aside::TAKES_ITS_PLACE` says.
+    async fn upsert_failed(&mut self, rows: &[NewEvent], now: Timestamp) -> Result<(), StoreError>;
 
     /// The integrations of these subjects that have a row, the rows locked until the transaction ends: the product writes
     /// them too, and what was loaded is written back.

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::Receiver;
 use crate::crypto::{BlindIndex, KeyRing, SealedDelivery};
 use crate::domain::{ProviderName, Timestamp, WallClock};
+use crate::providers::keep::Keep;
 use crate::providers::{Provider, Refusal, Request, Verified, Verifier};
 use crate::queue::{Consumer, Depth, PublishError, Queue, QueueError};
 use crate::store::Vault;
@@ -116,6 +117,8 @@ const fn provider(name: &'static str, binds_urls: bool) -> Provider {
         verifier: |_| unreachable!(),
         reader: |_| unreachable!(),
         signer: |_| unreachable!(),
+        keeps: Keep::Whole,
+        keeps_unread: Keep::Whole,
         development: Vec::new,
     }
 }

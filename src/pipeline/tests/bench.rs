@@ -24,6 +24,7 @@ use crate::queue::embedded::{Embedded, EmbeddedSettings};
 use crate::queue::{Consumer, Queue};
 use crate::store::audit::{AuditEntry, AuditFilter, AuditRow};
 use crate::store::contract::database::{Db, Raw};
+use crate::store::forget::Forgot;
 use crate::store::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
     Pending, Progress, Reread, RowCounts, Store, StoreError, StoreTrouble, StoredEvent, UserView, Vault,
@@ -109,6 +110,13 @@ passed_on! {
     fn integration(service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError>;
     fn row_counts() -> Result<RowCounts, StoreError>;
     fn event_counts() -> Result<Vec<EventCount>, StoreError>;
+    fn forget(user: &UserId, entry: &AuditEntry) -> Result<Forgot, StoreError>;
+    fn forget_events(limit: u32) -> Result<Option<u64>, StoreError>;
+    fn forget_preview(user: &UserId) -> Result<Forgot, StoreError>;
+    fn lift(user: &UserId, entry: &AuditEntry) -> Result<u64, StoreError>;
+    fn is_forgotten(user: &UserId) -> Result<bool, StoreError>;
+    fn wipe_payloads(before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+    fn delete_old_events(before: Timestamp, limit: u32) -> Result<u64, StoreError>;
     fn audit(entry: &AuditEntry) -> Result<(), StoreError>;
     fn audits(filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
     fn pending() -> Result<Vec<Pending>, StoreError>;

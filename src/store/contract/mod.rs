@@ -6,11 +6,13 @@ mod changes;
 mod concurrency;
 pub(crate) mod database;
 mod dedup;
+mod forget;
 mod histories;
 mod migrations;
 mod model;
 mod owners;
 mod registers;
+mod retention;
 mod unlinked;
 mod waiting;
 
@@ -171,7 +173,7 @@ impl Archive {
         let delivery = Delivery::assemble(id, event.provider, event.received_at, proof, Scope::Element, false, bytes);
         let payload = self.vault.ring.seal_payload(&event.dedup_key, &delivery);
         events.push(event.clone());
-        Arriving { event, payload, force, trace: None }
+        Arriving { event, payload, force, trace: None, bound: None }
     }
 }
 

@@ -4,6 +4,7 @@
 mod audit;
 mod changes;
 pub mod errors;
+mod forget;
 mod migrations;
 mod queries;
 mod tables;
@@ -14,15 +15,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, Transaction};
 use uuid::Uuid;
 
 use super::audit::{AuditEntry, AuditFilter, AuditRow};
 use super::columns::StoredColumns;
+use super::forget::Forgot;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
     Pending, Progress, Reread, RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside,
-    commit,
+    commit, first_id_of, forget as forget_user, marks,
 };
 use crate::domain::{Cause, ChangedRow, EventState, Timestamp, UserId};
 
@@ -75,6 +77,11 @@ impl Postgres {
         Ok(Self { pool, connect, options, commit_timeout: COMMIT_TIMEOUT })
     }
 
+    /// A transaction of a rarer kind than a commit.
+    async fn begin(&self) -> Result<Transaction<'static, sqlx::Postgres>, StoreError> {
+        self.pool.begin().await.map_err(errors::of("begin"))
+    }
+
     /// One transaction from begin to commit. Dropped on the way, it is rolled back.
     async fn transact(
         &self,
@@ -105,7 +112,10 @@ impl Store for Postgres {
     }
 
     async fn set_aside(&self, failed: &[Failed]) -> Result<(), StoreError> {
-        queries::set_aside(&self.pool, &aside::rows(failed), self.options.clock.now()).await
+        let mut transaction = self.begin().await?;
+        let mut tables = tables::PgTables { connection: &mut transaction };
+        aside::run(&mut tables, failed, &self.options).await?;
+        transaction.commit().await.map_err(errors::of("commit"))
     }
 
     async fn take_due(
@@ -188,6 +198,59 @@ impl Store for Postgres {
             queries::tell_progress(&self.pool, ours).await?;
         }
         queries::progress(&self.pool).await
+    }
+
+    async fn forget(&self, user: &UserId, entry: &AuditEntry) -> Result<Forgot, StoreError> {
+        let mut transaction = self.begin().await?;
+        let mut tables = tables::PgTables { connection: &mut transaction };
+        let forgot = forget_user::run(&mut tables, user, &self.options, entry).await?;
+        transaction.commit().await.map_err(errors::of("commit"))?;
+        Ok(forgot)
+    }
+
+    async fn forget_events(&self, limit: u32) -> Result<Option<u64>, StoreError> {
+        let mut deleted = 0;
+        for behind_the_gate in [false, true] {
+            let mut transaction = self.begin().await?;
+            let mut tables = tables::PgTables { connection: &mut transaction };
+            let some = forget_user::some_events(&mut tables, limit, behind_the_gate).await?;
+            transaction.commit().await.map_err(errors::of("commit"))?;
+            let Some(some) = some else { return Ok((deleted > 0).then_some(deleted)) };
+            deleted += some;
+            if some >= u64::from(limit) {
+                break;
+            }
+        }
+        Ok(Some(deleted))
+    }
+
+    async fn forget_preview(&self, user: &UserId) -> Result<Forgot, StoreError> {
+        forget::count(&self.pool, user, &marks::of_user(&self.options.vault.index, user)).await
+    }
+
+    async fn lift(&self, user: &UserId, entry: &AuditEntry) -> Result<u64, StoreError> {
+        let mut transaction = self.begin().await?;
+        let mut tables = tables::PgTables { connection: &mut transaction };
+        let lifted = forget_user::lift(&mut tables, user, &self.options, entry).await?;
+        transaction.commit().await.map_err(errors::of("commit"))?;
+        Ok(lifted)
+    }
+
+    async fn is_forgotten(&self, user: &UserId) -> Result<bool, StoreError> {
+        let mark = marks::of_user(&self.options.vault.index, user);
+        sqlx::query_scalar("select exists (select 1 from tombstone where mark = $1)")
+            .bind(mark)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(errors::of("ask the tombstones"))
+    }
+
+    async fn wipe_payloads(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        queries::wipe_payloads(&self.pool, before, limit).await
+    }
+
+    async fn delete_old_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        queries::delete_old_events(&self.pool, first_id_of(before), limit).await
     }
 
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {

@@ -4,46 +4,17 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, QueryBuilder, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::tables::{bind_events, zoned};
+use super::tables::zoned;
 use super::{errors, stored};
 use crate::domain::{Cause, EventState, Timestamp, UserId};
-use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
     AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, PendingColumns, ProgressColumns,
     UserViewColumns,
 };
-use crate::store::rows::NewEvent;
 use crate::store::{
     AccountView, EventCount, EventFilter, EventRow, IntegrationView, Pending, Progress, RowCounts, StoreError,
     StoredEvent, UserView,
 };
-
-/// Upserts the rows of failed events, over stored copies only as [`TAKES_ITS_PLACE`] says.
-pub async fn set_aside(pool: &PgPool, rows: &[NewEvent], now: Timestamp) -> Result<(), StoreError> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let statement = format!(
-        "insert into event (id, occurred_at, received_at, processed_at, next_attempt_at, attempts, provider, state,
-            dedup_key, kind, subject, reason, payload)
-         select new.id, new.occurred_at, new.received_at, $13, new.next_attempt_at, new.attempts, new.provider, new.state,
-            new.dedup_key, new.kind, new.subject, new.reason, new.payload
-         from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::int[], $6::text[],
-            $7::text[], $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bytea[])
-            as new (id, occurred_at, received_at, next_attempt_at, attempts, provider, state, dedup_key, kind, subject,
-                reason, payload)
-         on conflict (provider, dedup_key) do update
-         set occurred_at = excluded.occurred_at, received_at = excluded.received_at,
-            processed_at = excluded.processed_at, next_attempt_at = excluded.next_attempt_at,
-            attempts = excluded.attempts, state = excluded.state, kind = excluded.kind, subject = excluded.subject,
-            reason = excluded.reason,
-            payload = case when length(excluded.payload) > 0 then excluded.payload else event.payload end
-         where {TAKES_ITS_PLACE}"
-    );
-    // Safe: put together from constants of this crate only.
-    let statement = query(sqlx::AssertSqlSafe(statement));
-    bind_events(statement, rows, now).execute(pool).await.map(drop).map_err(errors::of("set events aside"))
-}
 
 /// Leases what is due. `skip locked`: workers that poll at once share the work instead of waiting for each other.
 pub async fn take_due(
@@ -367,4 +338,48 @@ pub async fn progress(pool: &PgPool) -> Result<Vec<Progress>, StoreError> {
 async fn counts(pool: &PgPool, statement: &'static str) -> Result<Vec<EventCount>, StoreError> {
     let rows: Vec<EventCountColumns> = query_as(statement).fetch_all(pool).await.map_err(errors::of("count events"))?;
     rows.into_iter().map(EventCountColumns::read).collect()
+}
+
+/// Wipes payloads that nothing needs any more, oldest first. `skip locked`: what somebody works on is left to a later round.
+pub async fn wipe_payloads(pool: &PgPool, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+    let done = query(
+        "update event set payload = ''
+         where id in (
+             select id from event
+             where state in ('applied', 'recorded') and payload <> '' and received_at < $1
+             order by received_at
+             limit $2
+             for no key update skip locked
+         )",
+    )
+    .bind(zoned(before))
+    .bind(i64::from(limit))
+    .execute(pool)
+    .await
+    .map_err(errors::of("wipe payloads"))?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes rows that were kept long enough, oldest first.
+pub async fn delete_old_events(pool: &PgPool, before: Uuid, limit: u32) -> Result<u64, StoreError> {
+    let done = query(
+        "delete from event
+         where id in (
+             select id from event
+             where id < $1 and (
+                 state in ('applied', 'recorded')
+                 or state = 'dead' and not starts_with(coalesce(reason, ''), $2)
+             )
+             order by id
+             limit $3
+             for update skip locked
+         )",
+    )
+    .bind(before)
+    .bind(Cause::UnknownKey.as_str())
+    .bind(i64::from(limit))
+    .execute(pool)
+    .await
+    .map_err(errors::of("delete old events"))?;
+    Ok(done.rows_affected())
 }

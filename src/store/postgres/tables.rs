@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Postgres, query, query_as};
+use sqlx::{Postgres, query, query_as, query_scalar};
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
@@ -15,10 +15,13 @@ use super::{changes, errors};
 use crate::crypto::{Column, Sealed};
 use crate::domain::register::Address;
 use crate::domain::{Clock, DedupKey, Timestamp, UserId};
+use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
     AccountColumns, CopyColumns, IntegrationColumns, OwnedAddressColumns, StoredColumns, UserAddressColumns,
     UserColumns,
 };
+use crate::store::forget::Tombstone;
+use crate::store::marks::Mark;
 use crate::store::rows::{
     AccountRow, EventKey, IntegrationRow, NewEvent, SealedIds, StoredCopy, SubjectKey, UserAddress, UserRow,
 };
@@ -34,12 +37,12 @@ pub struct PgTables<'t> {
 type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
 
 impl PgTables<'_> {
-    async fn run(&mut self, doing: &'static str, statement: PgQuery<'_>) -> Result<u64, StoreError> {
+    pub(super) async fn run(&mut self, doing: &'static str, statement: PgQuery<'_>) -> Result<u64, StoreError> {
         let done = statement.execute(&mut *self.connection).await.map_err(errors::of(doing))?;
         Ok(done.rows_affected())
     }
 
-    async fn load<C, R>(
+    pub(super) async fn load<C, R>(
         &mut self,
         doing: &'static str,
         statement: QueryAs<'_, Postgres, C, PgArguments>,
@@ -80,6 +83,8 @@ fn key(clock: Option<&Clock>) -> Option<&[u8]> {
 }
 
 const LOCK_SUBJECTS: &str = "
+    select pg_advisory_xact_lock_shared(7236, 0)
+    union all
     select pg_advisory_xact_lock(held.value)
     from (
         select distinct hashtextextended(wanted.service || ':' || wanted.external_id, 7236) as value
@@ -98,28 +103,44 @@ const INTEGRATIONS: &str = r#"
     order by i.service, i.external_id
     for no key update of i"#;
 
-const INSERT_EVENTS: &str = "
+macro_rules! insert_event_rows {
+    () => {
+        "
     insert into event (id, occurred_at, received_at, processed_at, next_attempt_at, attempts, provider, state, dedup_key,
-        kind, subject, reason, payload)
+        kind, subject, reason, payload, user_mark)
     select new.id, new.occurred_at, new.received_at, $13, new.next_attempt_at, new.attempts, new.provider, new.state,
-        new.dedup_key, new.kind, new.subject, new.reason, new.payload
+        new.dedup_key, new.kind, new.subject, new.reason, new.payload, new.user_mark
     from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::int[], $6::text[], $7::text[],
-        $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bytea[])
+        $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bytea[], $14::bytea[])
         as new (id, occurred_at, received_at, next_attempt_at, attempts, provider, state, dedup_key, kind, subject, reason,
-            payload)
+            payload, user_mark)"
+    };
+}
+
+const INSERT_EVENTS: &str = concat!(
+    insert_event_rows!(),
+    "
     on conflict (provider, dedup_key) do nothing
-    returning provider, dedup_key";
+    returning provider, dedup_key"
+);
+
+const BURY: &str = "
+    insert into tombstone (mark, of_user, at, pending, service, subject)
+    select new.mark, new.of_user, $5, true, new.service, new.subject
+    from unnest($1::bytea[], $2::bytea[], $3::text[], $4::text[]) as new (mark, of_user, service, subject)
+    on conflict (mark) do update
+    set pending = true, service = excluded.service, subject = excluded.subject";
 
 const UPDATE_EVENTS: &str = "
     update event
     set occurred_at = new.occurred_at, received_at = new.received_at, processed_at = $13,
         next_attempt_at = new.next_attempt_at, attempts = new.attempts, state = new.state, kind = new.kind,
-        subject = new.subject, reason = new.reason,
+        subject = new.subject, reason = new.reason, user_mark = new.user_mark,
         payload = case when length(new.payload) > 0 then new.payload else event.payload end
     from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::int[], $6::text[], $7::text[],
-        $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bytea[])
+        $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bytea[], $14::bytea[])
         as new (id, occurred_at, received_at, next_attempt_at, attempts, provider, state, dedup_key, kind, subject, reason,
-            payload)
+            payload, user_mark)
     where event.provider = new.provider and event.dedup_key = new.dedup_key";
 
 const STORED_COPIES: &str = "
@@ -241,6 +262,7 @@ pub fn bind_events<'q>(statement: PgQuery<'q>, events: &[NewEvent], now: Timesta
         .bind(column!(events, |e| e.reason.as_deref()))
         .bind(column!(events, |e| &e.payload[..]))
         .bind(zoned(now))
+        .bind(column!(events, |e| e.user_mark.as_deref()))
 }
 
 fn bind_integrations<'q>(
@@ -306,13 +328,71 @@ fn all_inserted(inserted: u64, asked: usize, doing: &str) -> Result<(), StoreErr
 #[async_trait]
 impl Tables for PgTables<'_> {
     async fn lock_subjects(&mut self, subjects: &[SubjectKey]) -> Result<(), StoreError> {
-        if subjects.is_empty() {
-            return Ok(());
-        }
         let statement = query(LOCK_SUBJECTS)
             .bind(column!(subjects, |(service, _)| service.as_str()))
             .bind(column!(subjects, |(_, external_id)| external_id.as_str()));
         self.run("lock subjects", statement).await.map(drop)
+    }
+
+    async fn tombstones(&mut self, marks: &[Mark]) -> Result<Vec<Mark>, StoreError> {
+        if marks.is_empty() {
+            return Ok(Vec::new());
+        }
+        query_scalar("select mark from tombstone where mark = any($1)")
+            .bind(marks.to_vec())
+            .fetch_all(&mut *self.connection)
+            .await
+            .map_err(errors::of("ask the tombstones"))
+    }
+
+    async fn bury(&mut self, tombstones: &[Tombstone], now: Timestamp) -> Result<(), StoreError> {
+        if tombstones.is_empty() {
+            return Ok(());
+        }
+        let statement = query(BURY)
+            .bind(column!(tombstones, |stone| stone.mark.as_slice()))
+            .bind(column!(tombstones, |stone| stone.of_user.as_slice()))
+            .bind(column!(tombstones, |stone| stone.subject.as_ref().map(|(service, _)| service.as_str())))
+            .bind(column!(tombstones, |stone| stone.subject.as_ref().map(|(_, subject)| subject.as_str())))
+            .bind(zoned(now));
+        self.run("put tombstones up", statement).await.map(drop)
+    }
+
+    async fn lift_subjects(&mut self, subjects: &[(SubjectKey, Mark)]) -> Result<(), StoreError> {
+        if subjects.is_empty() {
+            return Ok(());
+        }
+        let stored = query(
+            "delete from event e
+             using unnest($1::text[], $2::text[]) as gone (provider, subject)
+             where e.provider = gone.provider and e.subject = gone.subject",
+        )
+        .bind(column!(subjects, |((service, _), _)| service.as_str()))
+        .bind(column!(subjects, |((_, subject), _)| subject.as_str()));
+        self.run("delete events", stored).await?;
+        let tombstones = query("delete from tombstone where mark = any($1)");
+        let marks: Vec<Mark> = column!(subjects, |(_, mark)| mark.clone());
+        self.run("lift tombstones", tombstones.bind(marks)).await.map(drop)
+    }
+
+    async fn upsert_failed(&mut self, rows: &[NewEvent], now: Timestamp) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let statement = format!(
+            "{insert}
+             on conflict (provider, dedup_key) do update
+             set occurred_at = excluded.occurred_at, received_at = excluded.received_at,
+                processed_at = excluded.processed_at, next_attempt_at = excluded.next_attempt_at,
+                attempts = excluded.attempts, state = excluded.state, kind = excluded.kind, subject = excluded.subject,
+                reason = excluded.reason, user_mark = excluded.user_mark,
+                payload = case when length(excluded.payload) > 0 then excluded.payload else event.payload end
+             where {TAKES_ITS_PLACE}",
+            insert = insert_event_rows!(),
+        );
+        // Safe: put together from constants of this crate only.
+        let statement = query(sqlx::AssertSqlSafe(statement));
+        self.run("set events aside", bind_events(statement, rows, now)).await.map(drop)
     }
 
     async fn integrations(&mut self, subjects: &[SubjectKey]) -> Result<Vec<IntegrationRow>, StoreError> {

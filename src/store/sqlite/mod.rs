@@ -6,6 +6,7 @@
 mod audit;
 mod changes;
 pub mod errors;
+mod forget;
 mod migrations;
 mod pieces;
 mod queries;
@@ -19,15 +20,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, Transaction};
 use uuid::Uuid;
 
 use super::audit::{AuditEntry, AuditFilter, AuditRow};
 use super::columns::StoredColumns;
+use super::forget::Forgot;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
     Pending, Progress, Reread, RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside,
-    commit,
+    commit, first_id_of, forget as forget_user, marks,
 };
 use crate::domain::{Cause, ChangedRow, EventState, Timestamp, UserId};
 
@@ -70,6 +72,8 @@ impl Sqlite {
             // A commit is what a delivery is acknowledged for: it has to outlive a power cut, which NORMAL does not
             // promise in WAL.
             .synchronous(SqliteSynchronous::Full)
+            // What is deleted is overwritten: a forgotten user's id does not stay in a free page.
+            .pragma("secure_delete", "on")
             // After a burst the log is cut back to this instead of keeping the space.
             .pragma("journal_size_limit", "67108864");
         let writer = SqlitePoolOptions::new()
@@ -86,6 +90,11 @@ impl Sqlite {
             .acquire_timeout(BUSY_TIMEOUT)
             .connect_lazy_with(connect.read_only(true));
         Ok(Self { writer, readers, options })
+    }
+
+    /// A transaction of a rarer kind than a commit. Immediate, like all that write.
+    async fn begin(&self) -> Result<Transaction<'static, sqlx::Sqlite>, StoreError> {
+        self.writer.begin_with("begin immediate").await.map_err(errors::of("begin"))
     }
 }
 
@@ -113,7 +122,10 @@ impl Store for Sqlite {
     }
 
     async fn set_aside(&self, failed: &[Failed]) -> Result<(), StoreError> {
-        queries::set_aside(&self.writer, &aside::rows(failed), self.options.clock.now()).await
+        let mut transaction = self.begin().await?;
+        let mut tables = tables::SqliteTables { connection: &mut transaction };
+        aside::run(&mut tables, failed, &self.options).await?;
+        transaction.commit().await.map_err(errors::of("commit"))
     }
 
     async fn take_due(
@@ -196,6 +208,59 @@ impl Store for Sqlite {
             queries::tell_progress(&self.writer, ours).await?;
         }
         queries::progress(&self.readers).await
+    }
+
+    async fn forget(&self, user: &UserId, entry: &AuditEntry) -> Result<Forgot, StoreError> {
+        let mut transaction = self.begin().await?;
+        let mut tables = tables::SqliteTables { connection: &mut transaction };
+        let forgot = forget_user::run(&mut tables, user, &self.options, entry).await?;
+        transaction.commit().await.map_err(errors::of("commit"))?;
+        Ok(forgot)
+    }
+
+    async fn forget_events(&self, limit: u32) -> Result<Option<u64>, StoreError> {
+        let mut deleted = 0;
+        for behind_the_gate in [false, true] {
+            let mut transaction = self.begin().await?;
+            let mut tables = tables::SqliteTables { connection: &mut transaction };
+            let some = forget_user::some_events(&mut tables, limit, behind_the_gate).await?;
+            transaction.commit().await.map_err(errors::of("commit"))?;
+            let Some(some) = some else { return Ok((deleted > 0).then_some(deleted)) };
+            deleted += some;
+            if some >= u64::from(limit) {
+                break;
+            }
+        }
+        Ok(Some(deleted))
+    }
+
+    async fn forget_preview(&self, user: &UserId) -> Result<Forgot, StoreError> {
+        forget::count(&self.readers, user, &marks::of_user(&self.options.vault.index, user)).await
+    }
+
+    async fn lift(&self, user: &UserId, entry: &AuditEntry) -> Result<u64, StoreError> {
+        let mut transaction = self.begin().await?;
+        let mut tables = tables::SqliteTables { connection: &mut transaction };
+        let lifted = forget_user::lift(&mut tables, user, &self.options, entry).await?;
+        transaction.commit().await.map_err(errors::of("commit"))?;
+        Ok(lifted)
+    }
+
+    async fn is_forgotten(&self, user: &UserId) -> Result<bool, StoreError> {
+        let mark = marks::of_user(&self.options.vault.index, user);
+        sqlx::query_scalar("select exists (select 1 from tombstone where mark = $1)")
+            .bind(mark)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(errors::of("ask the tombstones"))
+    }
+
+    async fn wipe_payloads(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        queries::wipe_payloads(&self.writer, before, limit).await
+    }
+
+    async fn delete_old_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        queries::delete_old_events(&self.writer, first_id_of(before), limit).await
     }
 
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {

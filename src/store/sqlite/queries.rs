@@ -4,38 +4,16 @@ use sqlx::sqlite::SqlitePool;
 use sqlx::{Connection, QueryBuilder, Sqlite, query, query_as};
 use uuid::Uuid;
 
-use super::pieces::execute;
-use super::tables::{INSERT_EVENTS, bind_event, timed};
 use super::{errors, stored};
 use crate::domain::{Cause, EventState, Timestamp, UserId};
-use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
     AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, PendingColumns, ProgressColumns,
     UserViewColumns,
 };
-use crate::store::rows::NewEvent;
 use crate::store::{
     AccountView, EventCount, EventFilter, EventRow, IntegrationView, Pending, Progress, RowCounts, StoreError,
     StoredEvent, UserView,
 };
-
-/// Upserts the rows of failed events, over stored copies only as [`TAKES_ITS_PLACE`] says.
-pub async fn set_aside(pool: &SqlitePool, rows: &[NewEvent], now: Timestamp) -> Result<(), StoreError> {
-    let doing = "set events aside";
-    let tail = format!(
-        " on conflict (provider, dedup_key) do update
-         set occurred_at = excluded.occurred_at, received_at = excluded.received_at,
-            processed_at = excluded.processed_at, next_attempt_at = excluded.next_attempt_at,
-            attempts = excluded.attempts, state = excluded.state, kind = excluded.kind, subject = excluded.subject,
-            reason = excluded.reason,
-            payload = case when length(excluded.payload) > 0 then excluded.payload else event.payload end
-         where {TAKES_ITS_PLACE}"
-    );
-    let mut connection = pool.acquire().await.map_err(errors::of("connect"))?;
-    let mut transaction = connection.begin_with("begin immediate").await.map_err(errors::of("begin"))?;
-    execute(&mut transaction, doing, (INSERT_EVENTS, &tail), &timed(rows, now), bind_event).await?;
-    transaction.commit().await.map_err(errors::of("commit"))
-}
 
 /// Leases what is due, in one statement: no other process can take the same rows.
 pub async fn take_due(
@@ -365,4 +343,46 @@ pub async fn progress(pool: &SqlitePool) -> Result<Vec<Progress>, StoreError> {
 async fn counts(pool: &SqlitePool, statement: &'static str) -> Result<Vec<EventCount>, StoreError> {
     let rows: Vec<EventCountColumns> = query_as(statement).fetch_all(pool).await.map_err(errors::of("count events"))?;
     rows.into_iter().map(EventCountColumns::read).collect()
+}
+
+/// Wipes payloads that nothing needs any more, oldest first.
+pub async fn wipe_payloads(pool: &SqlitePool, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+    let done = query(
+        "update event set payload = x''
+         where id in (
+             select id from event
+             where state in ('applied', 'recorded') and payload <> x'' and received_at < $1
+             order by received_at
+             limit $2
+         )",
+    )
+    .bind(before.micros())
+    .bind(i64::from(limit))
+    .execute(pool)
+    .await
+    .map_err(errors::of("wipe payloads"))?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes rows that were kept long enough, oldest first.
+pub async fn delete_old_events(pool: &SqlitePool, before: Uuid, limit: u32) -> Result<u64, StoreError> {
+    let done = query(
+        "delete from event
+         where id in (
+             select id from event
+             where id < $1 and (
+                 state in ('applied', 'recorded')
+                 or state = 'dead' and substr(coalesce(reason, ''), 1, length($2)) <> $2
+             )
+             order by id
+             limit $3
+         )",
+    )
+    .bind(before.hyphenated())
+    .bind(Cause::UnknownKey.as_str())
+    .bind(i64::from(limit))
+    .execute(pool)
+    .await
+    .map_err(errors::of("delete old events"))?;
+    Ok(done.rows_affected())
 }

@@ -10,10 +10,13 @@ use super::pieces::{Values, execute, load};
 use crate::crypto::{Column, Sealed};
 use crate::domain::register::Address;
 use crate::domain::{Clock, DedupKey, Timestamp, UserId};
+use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
     AccountColumns, CopyColumns, IntegrationColumns, OwnedAddressColumns, StoredColumns, UserAddressColumns,
     UserColumns,
 };
+use crate::store::forget::Tombstone;
+use crate::store::marks::Mark;
 use crate::store::rows::{
     AccountRow, EventKey, IntegrationRow, NewEvent, SealedIds, StoredCopy, SubjectKey, UserAddress, UserRow,
 };
@@ -65,23 +68,48 @@ const INSERT_USERS: (&str, &str) =
 /// The columns that [`bind_event`] binds.
 pub const INSERT_EVENTS: &str =
     "insert into event (id, occurred_at, received_at, processed_at, next_attempt_at, attempts,
-    provider, state, dedup_key, kind, subject, reason, payload)";
+    provider, state, dedup_key, kind, subject, reason, payload, user_mark)";
 
 const INSERT_NEW_EVENTS: (&str, &str) =
     (INSERT_EVENTS, " on conflict (provider, dedup_key) do nothing returning provider, dedup_key");
 
 const UPDATE_EVENTS: (&str, &str) = (
     "with new (id, occurred_at, received_at, processed_at, next_attempt_at, attempts, provider, state, dedup_key, kind,
-        subject, reason, payload) as (",
+        subject, reason, payload, user_mark) as (",
     ")
     update event
     set occurred_at = new.occurred_at, received_at = new.received_at, processed_at = new.processed_at,
         next_attempt_at = new.next_attempt_at, attempts = new.attempts, state = new.state, kind = new.kind,
-        subject = new.subject, reason = new.reason,
+        subject = new.subject, reason = new.reason, user_mark = new.user_mark,
         payload = case when length(new.payload) > 0 then new.payload else event.payload end
     from new
     where event.provider = new.provider and event.dedup_key = new.dedup_key",
 );
+
+/// Over stored copies only as [`TAKES_ITS_PLACE`] says.
+fn over_failed() -> String {
+    format!(
+        " on conflict (provider, dedup_key) do update
+         set occurred_at = excluded.occurred_at, received_at = excluded.received_at,
+            processed_at = excluded.processed_at, next_attempt_at = excluded.next_attempt_at,
+            attempts = excluded.attempts, state = excluded.state, kind = excluded.kind, subject = excluded.subject,
+            reason = excluded.reason, user_mark = excluded.user_mark,
+            payload = case when length(excluded.payload) > 0 then excluded.payload else event.payload end
+         where {TAKES_ITS_PLACE}"
+    )
+}
+
+const TOMBSTONES: (&str, &str) =
+    ("with wanted (mark) as (", ") select t.mark from wanted cross join tombstone t on t.mark = wanted.mark");
+
+const BURY: (&str, &str) = (
+    "insert into tombstone (mark, of_user, at, pending, service, subject)",
+    " on conflict (mark) do update set pending = 1, service = excluded.service, subject = excluded.subject",
+);
+
+const DELETE_SUBJECTS: (&str, &str) = ("delete from event where (provider, subject) in (", ")");
+
+const LIFT_SUBJECTS: (&str, &str) = ("delete from tombstone where mark in (", ")");
 
 const STORED_COPIES: (&str, &str) = (
     "with wanted (provider, dedup_key) as (",
@@ -224,7 +252,8 @@ pub fn bind_event(values: &mut Values<'_>, (event, now): &Timed<'_, NewEvent>) {
         .push_bind(event.kind.as_deref())
         .push_bind(event.subject.as_deref())
         .push_bind(event.reason.as_deref())
-        .push_bind(&event.payload[..]);
+        .push_bind(&event.payload[..])
+        .push_bind(event.user_mark.as_deref());
 }
 
 fn bind_integration(values: &mut Values<'_>, (row, now): &Timed<'_, (IntegrationRow, Option<Sealed<Column>>)>) {
@@ -294,6 +323,43 @@ fn all_inserted(inserted: u64, asked: usize, doing: &str) -> Result<(), StoreErr
 impl Tables for SqliteTables<'_> {
     async fn lock_subjects(&mut self, _subjects: &[SubjectKey]) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn tombstones(&mut self, marks: &[Mark]) -> Result<Vec<Mark>, StoreError> {
+        let bind = |values: &mut Values<'_>, mark: &Mark| {
+            values.push_bind(mark.as_slice());
+        };
+        let read = |(mark,): (Mark,)| Ok(mark);
+        load(self.connection, "ask the tombstones", TOMBSTONES, marks, bind, read).await
+    }
+
+    async fn bury(&mut self, tombstones: &[Tombstone], now: Timestamp) -> Result<(), StoreError> {
+        let bind = |values: &mut Values<'_>, (stone, now): &Timed<'_, Tombstone>| {
+            let subject = stone.subject.as_ref();
+            values
+                .push_bind(stone.mark.as_slice())
+                .push_bind(stone.of_user.as_slice())
+                .push_bind(now.micros())
+                .push_bind(true)
+                .push_bind(subject.map(|(service, _)| service.as_str()))
+                .push_bind(subject.map(|(_, subject)| subject.as_str()));
+        };
+        execute(self.connection, "put tombstones up", BURY, &timed(tombstones, now), bind).await.map(drop)
+    }
+
+    async fn lift_subjects(&mut self, subjects: &[(SubjectKey, Mark)]) -> Result<(), StoreError> {
+        let bind_key = |values: &mut Values<'_>, (subject, _): &(SubjectKey, Mark)| bind_subject(values, subject);
+        let bind_mark = |values: &mut Values<'_>, (_, mark): &(SubjectKey, Mark)| {
+            values.push_bind(mark.as_slice());
+        };
+        execute(self.connection, "delete events", DELETE_SUBJECTS, subjects, bind_key).await?;
+        execute(self.connection, "lift tombstones", LIFT_SUBJECTS, subjects, bind_mark).await.map(drop)
+    }
+
+    async fn upsert_failed(&mut self, rows: &[NewEvent], now: Timestamp) -> Result<(), StoreError> {
+        let over = over_failed();
+        let statement = (INSERT_EVENTS, over.as_str());
+        execute(self.connection, "set events aside", statement, &timed(rows, now), bind_event).await.map(drop)
     }
 
     async fn integrations(&mut self, subjects: &[SubjectKey]) -> Result<Vec<IntegrationRow>, StoreError> {
