@@ -127,7 +127,12 @@ pub fn sealed(data: &[u8]) {
     assert!(RING.open_column(&place, &format!("fh1.{text}")).is_err());
 
     let provider = PROVIDERS[data.first().map_or(0, |byte| usize::from(*byte)) % PROVIDERS.len()];
-    let proof = Proof { scheme: text.chars().take(40).collect(), iat: None, user: Some(UserId(text.to_string())), ..Proof::default() };
+    let proof = Proof {
+        scheme: text.chars().take(40).collect(),
+        iat: None,
+        user: Some(UserId(text.to_string())),
+        ..Proof::default()
+    };
     let delivery = providers::unproved(provider, now(), proof, message.clone());
     let sealed = RING.seal_delivery(&delivery);
     let opened = RING.open_delivery(&sealed.message.bytes(), &known).unwrap();

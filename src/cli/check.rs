@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::app::{App, Configured};
-use super::{Done, output};
+use super::{Done, output, secrets};
 use crate::crypto::Place;
 use crate::domain::Timestamp;
 use crate::providers::PROVIDERS;
@@ -107,6 +107,7 @@ async fn try_everything(app: &Configured) -> Vec<Tried> {
     let mut tried = vec![Tried::new("keys", keys(app))];
     tried.extend(database::tried(app).await);
     tried.extend(broker::tried(app).await);
+    let used = used_secrets(app).await;
     tried.extend(PROVIDERS.iter().map(|provider| {
         let secrets = provider.variables.iter().filter(|variable| variable.secret).map(|variable| variable.name);
         let advice = || format!("set {} where it posts to you", secrets.clone().collect::<Vec<_>>().join(" or "));
@@ -114,7 +115,10 @@ async fn try_everything(app: &Configured) -> Vec<Tried> {
             (provider.verifier)(&setup).map(|verifier| verifier.is_some()).map_err(|error| error.to_string())
         });
         match takes {
-            Ok(true) => Tried::new(provider.name.as_str(), Ok("takes deliveries".to_owned())),
+            Ok(true) => {
+                let said = format!("takes deliveries{}", said_of_secrets(&used, provider.name.as_str()));
+                Tried::new(provider.name.as_str(), Ok(said))
+            }
             Ok(false) => Tried::advised(provider.name.as_str(), "has no secret: answers 503", &advice()),
             Err(error) => Tried::new(provider.name.as_str(), Err(Fault::new(error, "correct that setting"))),
         }
@@ -126,6 +130,28 @@ async fn try_everything(app: &Configured) -> Vec<Tried> {
         tried.push(Tried::advised("synapse object signatures", said, advice));
     }
     tried
+}
+
+/// The inbound secrets with their last use; none where the database cannot say.
+async fn used_secrets(app: &Configured) -> Vec<secrets::Line> {
+    let asked = async {
+        let vault = app.vault().map_err(|error| error.to_string())?;
+        let store = app.store_as_it_is(vault.clone()).await.map_err(|error| error.to_string())?;
+        let lines = secrets::lines(app, &vault, store.as_ref()).await.map_err(|error| error.to_string());
+        store.close().await;
+        lines
+    };
+    // Why not is said beside the database.
+    tokio::time::timeout(PATIENCE, asked).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+fn said_of_secrets(lines: &[secrets::Line], provider: &str) -> String {
+    let of_provider = lines.iter().filter(|line| line.provider == provider);
+    let said = of_provider.filter_map(|line| {
+        let used = line.last_verified_at.as_deref().map_or("never used".to_owned(), |at| format!("last used {at}"));
+        Some(format!("; secret {} ({}) {used}", line.place?, line.fingerprint))
+    });
+    said.collect()
 }
 
 async fn bounded(advice: &str, attempt: impl Future<Output = Verdict>) -> Verdict {

@@ -1,16 +1,21 @@
 //! `finhook forget`: a user's rows, events and payloads go, and what still arrives about them is dropped.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use serde::Serialize;
 
 use super::app::{App, BadConfiguration};
 use super::{Done, audit, output, replaying};
 use crate::domain::UserId;
-use crate::store::Store;
+use crate::ops::delays::Delays;
 use crate::store::audit::{About, Act, AuditEntry};
+use crate::store::{Store, StoreError};
 
 /// Events deleted in one transaction.
 const PORTION: u32 = 500;
+/// How often a step is tried again while the database is in trouble: about half a minute.
+const TRIES: usize = 12;
 
 /// Arguments of `finhook forget`.
 #[derive(Debug, clap::Args)]
@@ -87,13 +92,13 @@ async fn forget(args: &Args, user: &UserId, store: &dyn Store) -> anyhow::Result
     if !replaying::agreed(args.yes, &what)? {
         return Ok(Done::No);
     }
-    let forgot = store.forget(user, &entry(Act::Forget, args, user)).await.context(
+    let entry = entry(Act::Forget, args, user);
+    let forgot = patiently(|| store.forget(user, &entry)).await.context(
         "forget the user; if other tables of the product refer to their row (SQLSTATE 23503), delete there first",
     )?;
     // Bounded steps, each durable: whoever dies here leaves the rest to the next `forget` or to a worker.
     let mut events = 0;
-    while let Some(deleted) = store
-        .forget_events(PORTION)
+    while let Some(deleted) = patiently(|| store.forget_events(PORTION))
         .await
         .context("delete stored events; they are marked, so run this again or let a worker finish it")?
     {
@@ -104,6 +109,22 @@ async fn forget(args: &Args, user: &UserId, store: &dyn Store) -> anyhow::Result
     summary.done = true;
     report(&summary, args.json, "deleted; what still arrives about the user is dropped")?;
     Ok(Done::Yes)
+}
+
+/// Tries again for a while: whoever holds the gate, or the database, may take a moment under load.
+async fn patiently<T, F, Fut>(mut call: F) -> Result<T, StoreError>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
+    let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(3));
+    for _ in 0..TRIES {
+        match call().await {
+            Err(error) if error.is_transient() => tokio::time::sleep(delays.after_failure()).await,
+            other => return other,
+        }
+    }
+    call().await
 }
 
 async fn lift(args: &Args, user: &UserId, store: &dyn Store) -> anyhow::Result<Done> {

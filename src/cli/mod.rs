@@ -21,8 +21,10 @@ pub mod migrate;
 pub mod output;
 pub mod posting;
 pub mod queues;
+pub mod reload;
 pub mod replay;
 pub mod replaying;
+pub mod secrets;
 pub mod serve;
 pub mod serving;
 pub mod sign;
@@ -74,6 +76,8 @@ pub enum Command {
     Accounts(accounts::Args),
     /// Delete everything about a user, and drop what still arrives about them
     Forget(forget::Args),
+    /// Show when each of the providers' secrets last proved a delivery
+    Secrets(secrets::Args),
     /// Show who opened or decided what, when and why
     Audit(audit::Args),
     /// Mint the webhook URL that binds a user's Plaid items
@@ -148,6 +152,7 @@ async fn run(command: Command) -> anyhow::Result<Done> {
         Command::Link(args) => link::run(args, App::load()?).await,
         Command::Accounts(args) => accounts::run(args, App::load()?).await,
         Command::Forget(args) => forget::run(args, App::load()?).await,
+        Command::Secrets(args) => secrets::run(args, App::load()?).await,
         Command::Audit(args) => audit::run(args, App::load()?).await,
         Command::WebhookUrl(args) => webhook_url::run(args, App::load()?),
         Command::Events(args) => events::run(args, App::load()?).await,

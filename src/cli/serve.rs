@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::Done;
 use super::app::{App, BadConfiguration};
 use super::serving::{Half, Serving};
+use super::{Done, reload};
 use crate::ops::shutdown::Shutdown;
 use crate::ops::{limits, spans};
 
@@ -24,7 +24,7 @@ pub struct Args {
     only: Option<Half>,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT; SIGHUP has it read its configuration again.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     let app = app.configured()?;
     app.start_log()?;
@@ -32,6 +32,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
         BadConfiguration::from(app.values().error("OTEL_EXPORTER_OTLP_ENDPOINT", error.to_string()))
     })?;
     limits::raise_open_files();
+    let hangups = reload::listen().context("listen to signals")?;
     let shutdown = Shutdown::new(app.settings.shutdown_timeout);
     shutdown.obey_signals().context("listen to signals")?;
     let serving = match Serving::start(&app, args.only, &shutdown).await {
@@ -39,6 +40,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
         Err(_) if shutdown.has_begun() => return Ok(Done::Yes),
         started => started?,
     };
+    reload::obey(hangups, &app, &serving.parts, &shutdown).await;
     shutdown.begun().await;
     tracing::info!("stopping: finishing what is in flight");
     let stopped = serving.stop().await;

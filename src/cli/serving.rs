@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::app::{BadConfiguration, Configured};
+use super::reload::{self, Part, Takeover};
 use super::starting::Starting;
 use crate::config::{self, QueueSettings, StoreSettings};
 use crate::http::api::auth::Doorkeeper;
@@ -25,13 +26,14 @@ use crate::pipeline::access::Gate;
 use crate::pipeline::console::{Console, Parts};
 use crate::pipeline::observe::Observer;
 use crate::pipeline::read::Desk;
-use crate::pipeline::receive::Receiver;
+use crate::pipeline::receive::{Doors, Proving, Receiver};
 use crate::pipeline::retention::{Keeper, Retention};
 use crate::pipeline::sweep::Sweeper;
 use crate::pipeline::tell::Teller;
 use crate::pipeline::watch::Watch;
 use crate::pipeline::work::{BatchSize, Worker};
-use crate::providers::{PROVIDERS, Provider, Refusal, Verifier};
+use crate::providers::addresses::Addresses;
+use crate::providers::{PROVIDERS, Refusal};
 use crate::queue::changes::ChangesExchange;
 use crate::queue::embedded::{Embedded, EmbeddedSettings};
 use crate::queue::rabbitmq::{Management, RabbitChanges, RabbitMq, RabbitMqSettings};
@@ -69,6 +71,8 @@ pub struct Serving {
     pub store: Option<Arc<dyn Store>>,
     /// What this process knows of itself.
     pub watch: Arc<Watch>,
+    /// What SIGHUP exchanges.
+    pub parts: Vec<Part>,
     tasks: Vec<JoinHandle<()>>,
     /// The operators' server, which says that we are stopping until everything else has stopped.
     observed: (JoinHandle<()>, Shutdown),
@@ -108,14 +112,16 @@ impl Serving {
             connected(queue.as_ref(), shutdown).await;
         }
         let failed = CancellationToken::new();
-        let mut tasks = Vec::new();
+        let (mut tasks, mut parts) = (Vec::new(), Vec::new());
 
         let console = console(app, &vault, &desk, store.as_ref(), &queue, shutdown).await?;
         let gate = Gate::new(&app.settings.ops.tokens, vault.clone(), app.clock.clone());
+        parts.push(tokens(gate.clone()));
         let public = if receives {
-            let (address, task) = receive(app, doors, vault, queue.clone(), &readiness, shutdown).await?;
-            tasks.push(task);
-            Some(address)
+            let received = receive(app, doors, vault.clone(), queue.clone(), &readiness, shutdown).await?;
+            tasks.push(received.task);
+            parts.push(proofs(received.doors, vault));
+            Some(received.address)
         } else {
             None
         };
@@ -171,7 +177,18 @@ impl Serving {
             None => tracing::info!(ops.address = %ops_address, "working"),
         }
         let observed = (ops, ops_stop);
-        Ok(Self { public, ops: ops_address, queue, store, watch, tasks, observed, shutdown: shutdown.clone(), failed })
+        Ok(Self {
+            public,
+            ops: ops_address,
+            queue,
+            store,
+            watch,
+            parts,
+            tasks,
+            observed,
+            shutdown: shutdown.clone(),
+            failed,
+        })
     }
 
     /// Stops: finishes what is in flight, makes confirms, commits and acks arrive, closes. Whether all of it was done by
@@ -245,11 +262,8 @@ async fn store_when_it_answers(
     }
 }
 
-/// A provider with what proves its deliveries, `None` without its secret.
-pub type Door = (&'static Provider, Option<Box<dyn Verifier>>);
-
 /// Every provider's door.
-pub fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
+pub fn verifiers(app: &Configured) -> Result<Vec<Proving>, BadConfiguration> {
     let setup = app.setup()?;
     PROVIDERS
         .iter()
@@ -258,7 +272,7 @@ pub fn verifiers(app: &Configured) -> Result<Vec<Door>, BadConfiguration> {
             if verifier.is_none() {
                 tracing::info!(provider.name = %provider.name, "no secret configured: its deliveries get 503");
             }
-            Ok((*provider, verifier))
+            Ok(Proving { provider, verifier, allow_from: Addresses::read(provider, app.values())? })
         })
         .collect()
 }
@@ -345,15 +359,25 @@ async fn console(
     Ok(Console::new(Parts { store, desk: desk.clone(), vault: vault.clone(), queue, stop: shutdown.token() }))
 }
 
+/// The public port, served.
+pub struct Receiving {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Ends when it has served everything.
+    pub task: JoinHandle<()>,
+    /// What proves deliveries there.
+    pub doors: Doors,
+}
+
 /// Binds the public port and serves webhooks on it. Tests call this and step a worker of their own.
 pub async fn receive(
     app: &Configured,
-    doors: Vec<Door>,
+    doors: Vec<Proving>,
     vault: Arc<Vault>,
     queue: Arc<dyn Queue>,
     readiness: &Readiness,
     shutdown: &Shutdown,
-) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+) -> anyhow::Result<Receiving> {
     let http = &app.settings.http;
     let bind = http.bind.to_string();
     let listener = server::bind("FINHOOK_HTTP_BIND", &bind).await.map_err(BadConfiguration::from_display)?;
@@ -365,8 +389,12 @@ pub async fn receive(
         delivery_bytes: http.max_in_flight_bytes,
         ..Default::default()
     };
-    let limits = webhooks::WebhookLimits { body_bytes: http.max_body_bytes, room, ..Default::default() };
-    let webhooks = webhooks::Webhooks::new(Receiver::new(doors, vault, queue, app.clock.clone()), limits);
+    let trusted_proxies = http.trusted_proxies.clone();
+    let limits =
+        webhooks::WebhookLimits { body_bytes: http.max_body_bytes, room, trusted_proxies, ..Default::default() };
+    let receiver = Receiver::new(doors, vault, queue, app.clock.clone());
+    let doors = receiver.doors();
+    let webhooks = webhooks::Webhooks::new(receiver, limits);
     // Each is an open file; those that the system does not allow would fail one by one and not be told 503.
     let connections = limits::connections(http.max_connections, limits::raise_open_files());
     if connections < http.max_connections {
@@ -381,7 +409,25 @@ pub async fn receive(
         server::serve(listener, webhooks.router(), limits, &stop).await;
         webhooks.settled().await;
     });
-    Ok((address, task))
+    Ok(Receiving { address, task, doors })
+}
+
+/// Who may use the operators' port, as SIGHUP exchanges them.
+fn tokens(gate: Arc<Gate>) -> Part {
+    let make = move |app: &Configured| {
+        let (gate, tokens) = (gate.clone(), app.settings.ops.tokens.clone());
+        Ok(Box::new(move || gate.trust(&tokens)) as Takeover)
+    };
+    Part { settings: vec!["FINHOOK_OPS_TOKENS"], make: Box::new(make) }
+}
+
+/// The providers' proofs, as SIGHUP exchanges them.
+fn proofs(doors: Doors, vault: Arc<Vault>) -> Part {
+    let make = move |app: &Configured| {
+        let (proving, doors, vault) = (verifiers(app)?, doors.clone(), vault.clone());
+        Ok(Box::new(move || doors.replace(proving, &vault)) as Takeover)
+    };
+    Part { settings: reload::of_proofs(), make: Box::new(make) }
 }
 
 /// Runs a worker until the stop. One that panics is started again; one that the broker turns away for good ends the process.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ChangesSettings, ConfigError, QueueSettings, StoreSettings, TraceSettings, Values};
@@ -84,6 +85,8 @@ pub struct HttpSettings {
     pub max_in_flight_bytes: usize,
     /// How many connections are held open.
     pub max_connections: usize,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl HttpSettings {
@@ -102,6 +105,7 @@ impl HttpSettings {
             max_in_flight: size(values, "FINHOOK_MAX_IN_FLIGHT", 1, 1 << 20)?,
             max_in_flight_bytes,
             max_connections: size(values, "FINHOOK_MAX_CONNECTIONS", 1, 1 << 20)?,
+            trusted_proxies: values.networks("FINHOOK_TRUSTED_PROXIES", &[])?,
         })
     }
 }

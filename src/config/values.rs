@@ -1,9 +1,11 @@
 //! One lookup for every setting, which remembers where each value came from so that an error can name it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
 /// One setting: declared once, next to what it configures; `finhook check`, the README's table and the tests read the list.
@@ -119,6 +121,25 @@ impl Values {
         Err(self.error(name, format!("takes a duration from {least} to {most}")))
     }
 
+    /// A comma-separated list of addresses and networks (`192.0.2.7`, `2001:db8::/32`), or names that stand for several of
+    /// them; empty if not given.
+    pub fn networks(&self, name: &str, presets: &[(&str, &[&str])]) -> Result<Vec<IpNet>, ConfigError> {
+        let Some(text) = self.text(name) else { return Ok(Vec::new()) };
+        let mut networks = Vec::new();
+        for entry in entries(&text) {
+            let preset = presets.iter().find(|(preset, _)| *preset == entry);
+            for entry in preset.map_or(&[entry][..], |(_, addresses)| addresses) {
+                let network = entry.parse().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+                    let known: String = presets.iter().map(|(preset, _)| format!(", {preset}")).collect();
+                    let quoted = self.quoted(name, entry);
+                    self.error(name, format!("takes addresses and networks such as 192.0.2.0/24{known}, not {quoted}"))
+                })?;
+                networks.push(network);
+            }
+        }
+        if networks.is_empty() { Err(self.error(name, "is a list without an entry")) } else { Ok(networks) }
+    }
+
     /// An error about a setting, with its origin filled in.
     pub fn error(&self, name: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError { name: name.to_owned(), origin: self.origin(name), problem: problem.into() }
@@ -136,6 +157,14 @@ impl Values {
     /// Whether somebody gave it: a default is not given.
     pub fn is_given(&self, name: &str) -> bool {
         self.given.contains_key(name)
+    }
+
+    /// The settings that were given otherwise in `new`, in the order of the alphabet.
+    pub fn changed(&self, new: &Values) -> Vec<&'static str> {
+        fn text<'v>(values: &'v Values, name: &str) -> Option<&'v str> {
+            values.given.get(name).map(|given| given.text.expose_secret())
+        }
+        self.declared.keys().copied().filter(|name| text(self, name) != text(new, name)).collect()
     }
 
     fn needed(&self, name: &str) -> Result<String, ConfigError> {
@@ -184,6 +213,29 @@ mod tests {
         assert!(!values.flag("FINHOOK_X_FLAG").unwrap());
         assert_eq!(values.duration("FINHOOK_X_AGE").unwrap(), Duration::from_secs(300));
         assert!(values.secrets("FINHOOK_X_SECRETS").unwrap().is_empty());
+    }
+
+    #[test]
+    fn networks_are_addresses_networks_or_names_for_them() {
+        let networks = |text: &str| {
+            let values = values(&[("FINHOOK_X_NAME", text)]);
+            let read = values.networks("FINHOOK_X_NAME", &[("us", &["192.0.2.1", "2001:db8::/32"])]);
+            read.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(networks("us, 10.0.0.0/8").unwrap(), "192.0.2.1/32 2001:db8::/32 10.0.0.0/8");
+        assert_eq!(networks("").unwrap(), "");
+        for bad in ["them", "10.0.0.0/33", "10.0.0", ",", "host.example"] {
+            let problem = networks(bad).unwrap_err().to_string();
+            assert!(problem.starts_with("FINHOOK_X_NAME (environment): "), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_was_given_otherwise_is_named() {
+        let old = values(&[("FINHOOK_X_SECRETS", "a"), ("FINHOOK_X_NUMBER", "8"), ("FINHOOK_X_NAME", "n")]);
+        let new = values(&[("FINHOOK_X_SECRETS", "a,b"), ("FINHOOK_X_FLAG", "true"), ("FINHOOK_X_NAME", "n")]);
+        assert_eq!(old.changed(&new), ["FINHOOK_X_FLAG", "FINHOOK_X_NUMBER", "FINHOOK_X_SECRETS"]);
+        assert!(old.changed(&old).is_empty());
     }
 
     #[test]

@@ -54,6 +54,11 @@ pub const VARIABLES: &[Variable] = &[
     plain("FINHOOK_MAX_IN_FLIGHT_BYTES", Some("25165824"), "How many bytes of bodies are held at once; more get 503."),
     plain("FINHOOK_MAX_CONNECTIONS", Some("12288"), "How many connections the webhook port holds open."),
     plain(
+        "FINHOOK_TRUSTED_PROXIES",
+        None,
+        "Addresses and networks whose X-Forwarded-For is believed where a provider's ALLOW_FROM is checked, comma-separated.",
+    ),
+    plain(
         "FINHOOK_CONFIRM_TIMEOUT",
         Some("5s"),
         "How long a delivery waits for the queue's confirm before its sender gets 503; with a spool, 2s at most.",

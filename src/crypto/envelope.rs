@@ -79,6 +79,8 @@ struct ProofOut<'a> {
     scheme: &'a str,
     iat: Option<i64>,
     user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<&'a str>,
 }
 
 /// The head as it is read. `id`, `provider` and `received_at` (microseconds) are what every version has to write.
@@ -107,6 +109,8 @@ struct ProofIn {
     iat: Option<i64>,
     #[serde(default)]
     user: Option<String>,
+    #[serde(default)]
+    secret: Option<String>,
 }
 
 #[derive(Serialize, Deserialize, Default, Clone, Copy)]
@@ -136,6 +140,7 @@ pub(super) fn write_plaintext(delivery: &Delivery, buffer: &mut Vec<u8>) {
             scheme: &delivery.proof.scheme,
             iat: delivery.proof.iat,
             user: delivery.proof.user.as_ref().map(UserId::as_str),
+            secret: delivery.proof.secret.as_deref(),
         },
         scope: match delivery.scope {
             Scope::Body => ScopeName::Body,
@@ -171,7 +176,12 @@ pub(super) fn read_plaintext(
     }
     let received_at = Timestamp::from_micros(head.received_at).ok_or(OpenError::Refused)?;
     let provider = find(&head.provider).ok_or(OpenError::UnknownProvider)?;
-    let proof = Proof { scheme: head.proof.scheme, iat: head.proof.iat, user: head.proof.user.map(UserId) };
+    let proof = Proof {
+        scheme: head.proof.scheme,
+        iat: head.proof.iat,
+        user: head.proof.user.map(UserId),
+        secret: head.proof.secret,
+    };
     let scope = match head.scope {
         ScopeName::Body => Scope::Body,
         ScopeName::Element => Scope::Element,

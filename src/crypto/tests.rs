@@ -28,7 +28,12 @@ fn entry(id: u32) -> String {
 }
 
 fn delivery(provider: ProviderName, body: &[u8]) -> Delivery {
-    let proof = Proof { scheme: "hmac-sha1".into(), iat: Some(1_700_000_000), user: Some(UserId("u_42".into())) };
+    let proof = Proof {
+        scheme: "hmac-sha1".into(),
+        iat: Some(1_700_000_000),
+        user: Some(UserId("u_42".into())),
+        secret: Some("1a2b3c4d".into()),
+    };
     let received_at = Timestamp::from_micros(1_700_000_000_123_456).unwrap();
     let id = Uuid::from_u128(0x0192_f0c4_0000_7000_8000_0000_0000_0001);
     Delivery::assemble(id, provider, received_at, proof, Scope::Body, false, Bytes::copy_from_slice(body))
@@ -72,7 +77,7 @@ fn a_delivery_opens_to_what_was_sealed() {
 fn a_message_is_sealed_in_the_buffer_that_was_reserved_for_it() {
     let nasty = "\u{1}\"\\".repeat(50);
     let mut delivery = delivery(UNIT, &[7; 1000]);
-    delivery.proof = Proof { scheme: nasty.clone(), iat: Some(i64::MIN), user: Some(UserId(nasty)) };
+    delivery.proof = Proof { scheme: nasty.clone(), iat: Some(i64::MIN), user: Some(UserId(nasty)), secret: None };
     delivery.trace = TraceParent::new(u128::MAX, u64::MAX, true);
     let sealed = ring(&entry(1)).seal_delivery(&delivery);
     assert!(sealed.message.as_bytes().len() <= envelope::room_for(&delivery));
@@ -280,7 +285,7 @@ proptest! {
     ) {
         let ring = ring(&format!("7:{KEY}"));
         let mut given = delivery(UNIT, &body);
-        given.proof = Proof { scheme, iat, user: user.map(UserId) };
+        given.proof = Proof { scheme, iat, user: user.map(UserId), secret: None };
         given.id = Uuid::from_u128(id);
         given.received_at = Timestamp::from_micros(micros).unwrap();
         given.force = force;

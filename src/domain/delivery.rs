@@ -16,6 +16,8 @@ pub struct Proof {
     pub iat: Option<i64>,
     /// The user that the webhook URL was minted for; Plaid only.
     pub user: Option<UserId>,
+    /// Which of several secrets held, by its fingerprint; not kept with stored events.
+    pub secret: Option<String>,
 }
 
 /// What the bytes of a [`Delivery`] are.
@@ -77,7 +79,8 @@ impl Delivery {
     /// The delivery that is stored with one of its events: the same proof, what is kept of that event's own bytes, and its
     /// key if that was a hash of all of them.
     pub fn narrowed(&self, element: Bytes, scope: Scope, key: Option<DedupKey>) -> Self {
-        Self { scope, bytes: element, force: false, key, ..self.clone() }
+        let proof = Proof { secret: None, ..self.proof.clone() };
+        Self { proof, scope, bytes: element, force: false, key, ..self.clone() }
     }
 }
 

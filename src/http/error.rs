@@ -71,6 +71,13 @@ impl Cause {
                 NotAccepted::NoSecret => {
                     (StatusCode::SERVICE_UNAVAILABLE, Some(MUCH_LATER), "not configured\n", Outcome::NotConfigured)
                 }
+                // A list of ours may be behind the provider's: what it would never send again is not refused for good.
+                NotAccepted::Address { resends: true } => {
+                    (StatusCode::FORBIDDEN, None, "not verified\n", Outcome::Refused)
+                }
+                NotAccepted::Address { resends: false } => {
+                    (StatusCode::SERVICE_UNAVAILABLE, Some(MUCH_LATER), "unavailable\n", Outcome::Refused)
+                }
                 NotAccepted::Refused(refusal) if refusal.is_transient() => {
                     (StatusCode::SERVICE_UNAVAILABLE, Some(LATER), "unavailable\n", Outcome::Unavailable)
                 }
@@ -140,6 +147,8 @@ mod tests {
             assert_eq!(status(NotAccepted::Queue(error)), (503, true), "{error}");
         }
         assert_eq!(status(NotAccepted::NoSecret), (503, true));
+        assert_eq!(status(NotAccepted::Address { resends: false }), (503, true));
+        assert_eq!(status(NotAccepted::Address { resends: true }), (403, false));
         assert_eq!(status(Cause::Busy), (503, true));
     }
 }

@@ -11,6 +11,7 @@
 //! requests, deliveries and bytes. Where next: `webhooks.rs`.
 
 pub mod api;
+pub mod client;
 pub mod dashboard;
 pub mod error;
 pub mod ops_api;

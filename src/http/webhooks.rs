@@ -1,10 +1,11 @@
 //! `POST /webhooks/{provider}` and `/webhooks/{provider}/{token}`: what providers post to.
 //!
-//! Decided in this order, and up to the body without waiting for anything: 405 · 404 · 503 without secret · 503 busy ·
+//! Decided in this order, and up to the body without waiting for anything: 405 · 404 · 503 without secret · 403 from elsewhere · 503 busy ·
 //! 503 queue away · 413 announced · the body (413, 408) · the proof (401, 503) · the confirm (503). A 200 is written only
 //! after the queue's confirm. Where next: `pipeline/receive.rs`; statuses are in `error.rs`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,12 +20,15 @@ use futures_util::FutureExt;
 use http::header::CONNECTION;
 use http::{HeaderMap, Method, Version};
 use hyper::body::Body as _;
+use ipnet::IpNet;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 use super::body;
+use super::client::client;
 use super::error::Cause;
 use super::room::{Held, Room};
+use super::server::Peer;
 use super::shield::shield;
 use crate::domain::ProviderName;
 use crate::ops::metrics;
@@ -45,12 +49,15 @@ pub struct WebhookLimits {
     pub body_time: Duration,
     /// What may be in flight at once.
     pub room: RoomLimits,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for WebhookLimits {
     /// 1 MiB, and the 10 seconds after which Plaid itself gives up.
     fn default() -> Self {
-        Self { body_bytes: 1 << 20, body_time: Duration::from_secs(10), room: RoomLimits::default() }
+        let (body_time, room) = (Duration::from_secs(10), RoomLimits::default());
+        Self { body_bytes: 1 << 20, body_time, room, trusted_proxies: Vec::new() }
     }
 }
 
@@ -92,7 +99,9 @@ impl Webhooks {
 
     async fn answer(self: &Arc<Self>, path: Place<'_>, request: Request) -> Response {
         let (head, mut body) = request.into_parts();
-        let read = match self.admit(&head.method, path, &body) {
+        let peer = head.extensions.get::<Peer>().copied();
+        let client = client(peer, &head.headers, &self.limits.trusted_proxies);
+        let read = match self.admit(&head.method, path, client, &body) {
             Ok((provider, room)) => self.read(&mut body).await.map(|held| (provider, room, held)),
             Err(cause) => Err(cause),
         };
@@ -130,12 +139,13 @@ impl Webhooks {
         &self,
         method: &Method,
         path: Place<'_>,
+        client: Option<IpAddr>,
         body: &Body,
     ) -> Result<(ProviderName, OwnedSemaphorePermit), Cause> {
         if method != Method::POST {
             return Err(Cause::Method);
         }
-        let provider = self.receiver.find(path.provider, path.token.is_some())?;
+        let provider = self.receiver.find(path.provider, path.token.is_some(), client)?;
         let room = self.room.request()?;
         self.receiver.accepts()?;
         // The length that was announced, which hyper holds the sender to; 0 where none was.
@@ -189,8 +199,11 @@ impl Webhooks {
 
     /// Counts a request that was not accepted, and logs it at a bounded rate.
     fn note(&self, path: Place<'_>, cause: Cause) {
-        let provider = self.receiver.providers().find(|provider| provider.as_str() == path.provider);
+        let provider = self.receiver.named(path.provider);
         metrics::deliveries(provider, cause.outcome());
+        if let (Some(provider), Cause::NotAccepted(NotAccepted::Address { .. })) = (provider, cause) {
+            metrics::verification_failure(provider, "address");
+        }
         if let Some(held_back) = self.lines.admit((provider, cause), self.receiver.clock().now()) {
             tracing::info!(
                 provider.name = provider.map(ProviderName::as_str),

@@ -3,9 +3,9 @@
 //! Total: what cannot be opened or read becomes a dead event that keeps the message as it came, sealed again; a panic while
 //! reading is that delivery's failure and nobody else's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::{ConfigError, Values};
 use crate::crypto::{OpenError, SealedDelivery, frame_of, kept};
@@ -15,7 +15,7 @@ use crate::domain::{
 use crate::ops::throttle::Throttle;
 use crate::providers::{self, Reader, keep};
 use crate::queue::Received;
-use crate::store::{Arriving, Reread, StoredEvent, Vault};
+use crate::store::{Arriving, Reread, SecretUse, StoredEvent, Vault};
 
 /// The most events of one delivery. The providers send up to some hundreds; beyond this the body is kept as it is, as one
 /// dead event more, or a megabyte of commas would become half a million rows.
@@ -24,11 +24,16 @@ const MAX_EVENTS: usize = 20_000;
 /// Lines about messages that do not open: a key that is missing makes all of them such.
 static UNOPENED_LINES: Throttle<(ProviderName, Cause)> = Throttle::new(5);
 
+/// The most secrets that are remembered between two times of writing them down.
+const MOST_SECRETS: usize = 256;
+
 /// Opens and interprets: the key ring, and one reader for each provider.
 pub struct Desk {
     vault: Arc<Vault>,
     readers: HashMap<ProviderName, Box<dyn Reader>>,
     clock: WallClock,
+    /// Which inbound secrets proved what was opened here, until somebody writes it down.
+    secrets: Mutex<BTreeMap<(ProviderName, String), Timestamp>>,
 }
 
 impl Desk {
@@ -38,7 +43,7 @@ impl Desk {
             .iter()
             .map(|provider| Ok((provider.name, (provider.reader)(values)?)))
             .collect::<Result<_, ConfigError>>()?;
-        Ok(Self { vault, readers, clock })
+        Ok(Self { vault, readers, clock, secrets: Mutex::default() })
     }
 
     /// The same with another reader of one provider.
@@ -53,6 +58,9 @@ impl Desk {
         // Opening may panic as little as reading; if it does, this message is kept and the worker goes on.
         let read = catch_unwind(AssertUnwindSafe(|| {
             let delivery = self.vault.ring.open_delivery(&received.body, &known).map_err(cause_of)?;
+            if let Some(secret) = &delivery.proof.secret {
+                self.note_secret(delivery.provider, secret, delivery.received_at);
+            }
             Ok(self.events_of(&delivery))
         }));
         match read.unwrap_or(Err(Cause::Panicked)) {
@@ -156,6 +164,27 @@ impl Desk {
     /// A stored event's delivery, sealed anew for the queue.
     pub fn sealed(&self, delivery: &Delivery) -> SealedDelivery {
         self.vault.ring.seal_delivery(delivery)
+    }
+
+    /// Remembers that a secret proved a delivery. Bounded: there are as many as are configured, at a few receivers.
+    fn note_secret(&self, provider: ProviderName, secret: &str, at: Timestamp) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (provider, secret.to_owned());
+        if secrets.len() < MOST_SECRETS || secrets.contains_key(&key) {
+            let newest = secrets.entry(key).or_insert(at);
+            *newest = at.max(*newest);
+        }
+    }
+
+    /// The secrets that proved something since this was asked last, to be written down.
+    pub fn take_secrets(&self) -> Vec<SecretUse> {
+        let secrets = std::mem::take(&mut *self.secrets.lock().unwrap_or_else(PoisonError::into_inner));
+        let used = |((provider, fingerprint), at): ((ProviderName, String), Timestamp)| SecretUse {
+            provider: provider.as_str().to_owned(),
+            fingerprint,
+            last_verified_at: at,
+        };
+        secrets.into_iter().map(used).collect()
     }
 
     /// The time now, by the clock that everything here decides by.

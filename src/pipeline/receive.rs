@@ -6,17 +6,20 @@
 #[cfg(test)]
 pub(crate) mod fakes;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::HeaderMap;
 use uuid::Uuid;
 
 use crate::domain::{ProviderName, Timestamp, TraceParent, WallClock};
 use crate::ops::spans::Span;
+use crate::providers::addresses::Addresses;
 use crate::providers::{Provider, Request, Verifier};
 use crate::queue::Queue;
-use crate::store::Vault;
+use crate::store::{Vault, marks};
 
 /// Why not, as `http` needs it without knowing providers or queues.
 pub use crate::providers::Refusal;
@@ -24,18 +27,67 @@ pub use crate::queue::PublishError;
 
 /// What receives deliveries: who may send, what seals, where they go.
 pub struct Receiver {
-    doors: Vec<Door>,
+    doors: Doors,
     vault: Arc<Vault>,
     queue: Arc<dyn Queue>,
     clock: WallClock,
+}
+
+/// The entrances, which can be exchanged while requests go through them: each request keeps those that it began with.
+#[derive(Clone)]
+pub struct Doors(Arc<ArcSwap<Vec<Door>>>);
+
+/// A provider with what is asked of its deliveries.
+pub struct Proving {
+    /// Whose.
+    pub provider: &'static Provider,
+    /// What proves them, `None` without its secret.
+    pub verifier: Option<Box<dyn Verifier>>,
+    /// Where they are taken from.
+    pub allow_from: Addresses,
+}
+
+impl Doors {
+    fn new(providers: impl IntoIterator<Item = Proving>, vault: &Vault) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(doors(providers, vault))))
+    }
+
+    /// Exchanges them: new secrets, from the next request on.
+    pub fn replace(&self, providers: impl IntoIterator<Item = Proving>, vault: &Vault) {
+        self.0.store(Arc::new(doors(providers, vault)));
+    }
+
+    fn now(&self) -> Arc<Vec<Door>> {
+        self.0.load_full()
+    }
+}
+
+fn doors(providers: impl IntoIterator<Item = Proving>, vault: &Vault) -> Vec<Door> {
+    let door = |Proving { provider, verifier, allow_from }: Proving| {
+        let secrets = verifier.as_deref().map_or(&[][..], Verifier::secrets);
+        let fingerprints = secrets.iter().map(|secret| marks::of_secret(&vault.index, provider.name, secret)).collect();
+        Door {
+            provider: provider.name,
+            binds_urls: provider.binds_urls,
+            resends_refused: provider.resends_refused,
+            allow_from,
+            verifier,
+            fingerprints,
+        }
+    };
+    providers.into_iter().map(door).collect()
 }
 
 /// One provider's entrance.
 struct Door {
     provider: ProviderName,
     binds_urls: bool,
+    resends_refused: bool,
+    allow_from: Addresses,
     /// `None` = its secrets are not configured.
     verifier: Option<Box<dyn Verifier>>,
+    /// Of its secrets, in their order.
+    fingerprints: Vec<String>,
 }
 
 /// Why a delivery was not accepted. `http/error.rs` turns it into a status.
@@ -50,6 +102,12 @@ pub enum NotAccepted {
     /// Something follows the name of a provider whose URL cannot be bound.
     #[error("this provider's webhook URL carries no token")]
     TokenNotSupported,
+    /// It comes from an address that is not on the provider's list.
+    #[error("refused: address")]
+    Address {
+        /// Whether the provider sends again what is answered 403.
+        resends: bool,
+    },
     /// The proof did not hold, or could not be checked now.
     #[error("refused: {0}")]
     Refused(Refusal),
@@ -61,21 +119,22 @@ pub enum NotAccepted {
 impl Receiver {
     /// A receiver for these providers, each with what proves its deliveries, `None` where it has no secret.
     pub fn new(
-        providers: impl IntoIterator<Item = (&'static Provider, Option<Box<dyn Verifier>>)>,
+        providers: impl IntoIterator<Item = Proving>,
         vault: Arc<Vault>,
         queue: Arc<dyn Queue>,
         clock: WallClock,
     ) -> Self {
-        let doors = providers
-            .into_iter()
-            .map(|(provider, verifier)| Door { provider: provider.name, binds_urls: provider.binds_urls, verifier })
-            .collect();
-        Self { doors, vault, queue, clock }
+        Self { doors: Doors::new(providers, &vault), vault, queue, clock }
     }
 
-    /// The providers, in the order in which they were given.
-    pub fn providers(&self) -> impl Iterator<Item = ProviderName> {
-        self.doors.iter().map(|door| door.provider)
+    /// The entrances, to exchange them while it receives.
+    pub fn doors(&self) -> Doors {
+        self.doors.clone()
+    }
+
+    /// The provider of a name as it stands in a path.
+    pub fn named(&self, name: &str) -> Option<ProviderName> {
+        self.doors.now().iter().map(|door| door.provider).find(|provider| provider.as_str() == name)
     }
 
     /// The clock that deliveries are stamped with.
@@ -83,9 +142,15 @@ impl Receiver {
         &self.clock
     }
 
-    /// Who is meant by a path, decided before a byte of the body is read.
-    pub fn find(&self, provider: &str, bound: bool) -> Result<ProviderName, NotAccepted> {
-        self.door(provider, bound).map(|(door, _)| door.provider)
+    /// Who is meant by a path, and whether that may come from there: decided before a byte of the body is read.
+    pub fn find(&self, provider: &str, bound: bool, client: Option<IpAddr>) -> Result<ProviderName, NotAccepted> {
+        let doors = self.doors.now();
+        let (door, _) = open(&doors, provider, bound)?;
+        if door.allow_from.admit(client) {
+            Ok(door.provider)
+        } else {
+            Err(NotAccepted::Address { resends: door.resends_refused })
+        }
     }
 
     /// Whether the queue could take a delivery now, answered without waiting.
@@ -101,9 +166,10 @@ impl Receiver {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<(Uuid, TraceParent), NotAccepted> {
-        let (door, verifier) = self.door(provider, token.is_some())?;
+        let doors = self.doors.now();
+        let (door, verifier) = open(&doors, provider, token.is_some())?;
         let mut span = Span::receive(door.provider, traceparent(headers));
-        let accepted = self.accept(verifier, &mut span, headers, token, body).await;
+        let accepted = self.accept((door, verifier), &mut span, headers, token, body).await;
         if accepted.is_err() {
             span.failed();
         }
@@ -112,7 +178,7 @@ impl Receiver {
 
     async fn accept(
         &self,
-        verifier: &dyn Verifier,
+        (door, verifier): (&Door, &dyn Verifier),
         span: &mut Span,
         headers: &HeaderMap,
         token: Option<&str>,
@@ -122,7 +188,9 @@ impl Receiver {
         let request = Request { headers, body: &body, token };
         let verified = verifier.verify(&request, received_at).await.map_err(NotAccepted::Refused)?; // way: 3/12
         let sealed = {
-            let delivery = verified.into_delivery(fresh_id(received_at), received_at, body);
+            let secret = verified.place().and_then(|place| door.fingerprints.get(place).cloned());
+            let mut delivery = verified.into_delivery(fresh_id(received_at), received_at, body);
+            delivery.proof.secret = secret;
             // The plaintext ends with this block: while the broker's confirm is awaited, only the seal is held.
             self.vault.ring.seal_delivery(&delivery.traced(Some(span.context())))
         };
@@ -135,16 +203,15 @@ impl Receiver {
         }
         published.map(|()| id)
     }
+}
 
-    fn door(&self, provider: &str, bound: bool) -> Result<(&Door, &dyn Verifier), NotAccepted> {
-        let door =
-            self.doors.iter().find(|door| door.provider.as_str() == provider).ok_or(NotAccepted::UnknownProvider)?; // way: 2/12
-        if bound && !door.binds_urls {
-            return Err(NotAccepted::TokenNotSupported);
-        }
-        let verifier = door.verifier.as_deref().ok_or(NotAccepted::NoSecret)?;
-        Ok((door, verifier))
+fn open<'d>(doors: &'d [Door], provider: &str, bound: bool) -> Result<(&'d Door, &'d dyn Verifier), NotAccepted> {
+    let door = doors.iter().find(|door| door.provider.as_str() == provider).ok_or(NotAccepted::UnknownProvider)?; // way: 2/12
+    if bound && !door.binds_urls {
+        return Err(NotAccepted::TokenNotSupported);
     }
+    let verifier = door.verifier.as_deref().ok_or(NotAccepted::NoSecret)?;
+    Ok((door, verifier))
 }
 
 /// A version 7 id of that time: the clock is handed in, so that a test's ids agree with its times.

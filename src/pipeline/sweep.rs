@@ -78,7 +78,8 @@ impl Sweeper {
         self.unlinked().await?;
         self.claimed().await?;
         self.expired().await?;
-        self.held().await
+        self.held().await?;
+        self.secrets().await
     }
 
     /// Takes events in state `retrying` that are due.
@@ -197,6 +198,11 @@ impl Sweeper {
                 }
             }
         }
+    }
+
+    /// Writes down which inbound secrets proved something. What is lost when this fails comes with the next delivery.
+    pub async fn secrets(&self) -> Result<(), StoreError> {
+        self.store.note_secrets(&self.desk.take_secrets()).await
     }
 
     /// Stored events read again, and those that cannot be, with the cause.

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
+use super::addresses;
 use super::draft::{Draft, Effect};
 use super::elements::{self, Json, id, informative_id, required_id, user_id};
 use super::keep::Keep;
-use super::signature::{fresh_secret, header, sha256};
+use super::signature::{fresh_secret, header, place_of, sha256};
 use super::{Provider, Reader, Refusal, Request, Setup, Signer, Verified, Verifier};
 use crate::config::{ConfigError, Variable};
 use crate::domain::{
@@ -23,18 +24,25 @@ use crate::domain::{
 };
 
 const NAME: ProviderName = ProviderName::new("auth0");
+const ALLOW_FROM: &str = "FINHOOK_AUTH0_ALLOW_FROM";
 const TOKENS: &str = "FINHOOK_AUTH0_TOKENS";
 
 /// Auth0's entry in the list.
 pub static PROVIDER: Provider = Provider {
     name: NAME,
     title: "Auth0",
-    variables: &[Variable {
-        name: TOKENS,
-        secret: true,
-        default: None,
-        help: "Authorization tokens of Auth0's log and event streams, comma-separated; `t` accepts the values `t` and `Bearer t`.",
-    }],
+    variables: &[
+        Variable {
+            name: TOKENS,
+            secret: true,
+            default: None,
+            help: "Authorization tokens of Auth0's log and event streams, comma-separated; `t` accepts the values `t` and `Bearer t`.",
+        },
+        addresses::variable(
+            ALLOW_FROM,
+            "Addresses and networks that Auth0 may post from, comma-separated, as its list of your region says; unset, any.",
+        ),
+    ],
     binds_urls: false,
     verifier: |setup| {
         let tokens = tokens(setup)?;
@@ -45,6 +53,9 @@ pub static PROVIDER: Provider = Provider {
         let signer = tokens(setup)?.into_iter().next().and_then(|token| Auth0Signer::new(&token));
         Ok(signer.map(|signer| Box::new(signer) as Box<dyn Signer>))
     },
+    allow_from: ALLOW_FROM,
+    presets: &[],
+    resends_refused: false,
     keeps: KEEPS,
     keeps_unread: Keep::Whole,
     development: || vec![(TOKENS, fresh_secret())],
@@ -98,6 +109,7 @@ fn tokens(setup: &Setup<'_>) -> Result<Vec<SecretString>, ConfigError> {
 
 /// Proves deliveries of Auth0.
 pub struct Auth0 {
+    tokens: Vec<SecretString>,
     /// Digests of the tokens: equal in length, so that comparing them says nothing about a token's.
     digests: Vec<[u8; 32]>,
 }
@@ -105,7 +117,10 @@ pub struct Auth0 {
 impl Auth0 {
     /// Accepts any of these tokens, as they are or after `Bearer `.
     pub fn new(tokens: &[SecretString]) -> Self {
-        Self { digests: tokens.iter().map(|token| sha256(token.expose_secret().as_bytes())).collect() }
+        Self {
+            tokens: tokens.to_vec(),
+            digests: tokens.iter().map(|token| sha256(token.expose_secret().as_bytes())).collect(),
+        }
     }
 }
 
@@ -116,12 +131,13 @@ impl Verifier for Auth0 {
         let whole = sha256(presented.as_bytes());
         let bare = sha256(presented.strip_prefix("Bearer ").unwrap_or(presented).as_bytes());
         // Every token is compared, whichever holds, so that time tells nothing.
-        let held =
-            self.digests.iter().fold(Choice::from(0), |held, token| held | token.ct_eq(&whole) | token.ct_eq(&bare));
-        if !bool::from(held) {
-            return Err(Refusal::Mismatch);
-        }
-        Ok(Verified { provider: NAME, proof: Proof { scheme: "token".to_owned(), ..Proof::default() } })
+        let place = place_of(&self.digests, |token| token.ct_eq(&whole) | token.ct_eq(&bare));
+        let proof = Proof { scheme: "token".to_owned(), ..Proof::default() };
+        if place.is_some() { Ok(Verified { provider: NAME, proof, place }) } else { Err(Refusal::Mismatch) }
+    }
+
+    fn secrets(&self) -> &[SecretString] {
+        &self.tokens
     }
 }
 

@@ -4,6 +4,7 @@
 //! is in constant time, and only verification makes a [`Verified`]. One more provider is one file here, its `mod` line,
 //! its entry in [`PROVIDERS`] and a folder in `fixtures/`.
 
+pub mod addresses;
 pub mod auth0;
 mod draft;
 pub mod elements;
@@ -26,6 +27,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use self::addresses::Preset;
 use self::keep::Keep;
 use crate::config::{ConfigError, Values, Variable};
 use crate::crypto::UrlKeys;
@@ -55,6 +57,12 @@ pub struct Provider {
     pub reader: fn(&Values) -> Result<Box<dyn Reader>, ConfigError>,
     /// Makes what signs fixtures as the provider would; `Ok(None)` if there is nothing to sign with.
     pub signer: fn(&Setup<'_>) -> Made<dyn Signer>,
+    /// The setting that lists where it may post from.
+    pub allow_from: &'static str,
+    /// The addresses that it documents.
+    pub presets: &'static [Preset],
+    /// Whether it sends again what was answered 403.
+    pub resends_refused: bool,
     /// What is kept of an event that was read, when its envelope is stored.
     pub keeps: Keep,
     /// What is kept of one that could not be read.
@@ -91,6 +99,11 @@ pub struct Request<'a> {
 pub trait Verifier: Send + Sync {
     /// Signature over the raw bytes, age, tenant binding. Asks the network only for a Plaid key that is not cached.
     async fn verify(&self, request: &Request<'_>, now: Timestamp) -> Result<Verified, Refusal>;
+
+    /// The secrets that a delivery can be proved with, in the order of the setting; none where proofs are by public keys.
+    fn secrets(&self) -> &[SecretString] {
+        &[]
+    }
 }
 
 /// Reads deliveries.
@@ -110,12 +123,19 @@ pub trait Signer: Send + Sync {
 pub struct Verified {
     provider: ProviderName,
     proof: Proof,
+    /// Which of [`Verifier::secrets`] held.
+    place: Option<usize>,
 }
 
 impl Verified {
     /// What was proved.
     pub fn proof(&self) -> &Proof {
         &self.proof
+    }
+
+    /// Which of [`Verifier::secrets`] held, where it was a secret.
+    pub fn place(&self) -> Option<usize> {
+        self.place
     }
 
     /// The proof with the body that it is for becomes a delivery. way: 4/12
@@ -185,6 +205,6 @@ impl Refusal {
 impl Verified {
     /// A proof that nobody checked, for tests of what comes after verification.
     pub(crate) fn pretended(provider: ProviderName) -> Self {
-        Self { provider, proof: Proof { scheme: "pretended".to_owned(), ..Proof::default() } }
+        Self { provider, proof: Proof { scheme: "pretended".to_owned(), ..Proof::default() }, place: None }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue};
 
+use super::addresses;
 use super::keep::Keep;
 use super::plaid_events;
 use super::plaid_jws::{DevelopmentKey, Key, Token};
@@ -29,6 +30,7 @@ const JWKS_FILE: &str = "FINHOOK_PLAID_JWKS_FILE";
 const MAX_AGE: &str = "FINHOOK_PLAID_MAX_AGE";
 const MAX_AHEAD: &str = "FINHOOK_PLAID_MAX_AHEAD";
 const REQUIRE_BOUND_URL: &str = "FINHOOK_PLAID_REQUIRE_BOUND_URL";
+const ALLOW_FROM: &str = "FINHOOK_PLAID_ALLOW_FROM";
 const DEVELOPMENT_KEY: &str = "FINHOOK_PLAID_DEVELOPMENT_KEY";
 
 /// The oldest signature that can be allowed: Plaid retries for up to 24 hours, and may not sign again.
@@ -78,6 +80,10 @@ pub static PROVIDER: Provider = Provider {
             Some("false"),
             "Whether only bound webhook URLs are accepted (`finhook webhook-url`); needs FINHOOK_URL_KEYS.",
         ),
+        addresses::variable(
+            ALLOW_FROM,
+            "Addresses and networks that Plaid may post from, comma-separated; `plaid` stands for those that it documents; unset, any.",
+        ),
         variable(
             DEVELOPMENT_KEY,
             true,
@@ -89,6 +95,12 @@ pub static PROVIDER: Provider = Provider {
     verifier: |setup| Ok(verifier(setup)?.map(|plaid| Box::new(plaid) as Box<dyn Verifier>)),
     reader: |_| Ok(Box::new(plaid_events::PlaidReader)),
     signer: |setup| Ok(development_key(setup)?.map(|key| Box::new(PlaidSigner { key }) as Box<dyn Signer>)),
+    allow_from: ALLOW_FROM,
+    presets: &[
+        // https://plaid.com/docs/api/webhooks/
+        ("plaid", &["52.21.26.131", "52.21.47.157", "52.41.247.19", "52.88.82.239"]),
+    ],
+    resends_refused: true,
     keeps: plaid_events::KEEPS,
     keeps_unread: Keep::Whole,
     development: || DevelopmentKey::generate().map(|key| (DEVELOPMENT_KEY, key)).into_iter().collect(),
@@ -191,7 +203,8 @@ impl Verifier for Plaid {
             (None, _) if self.require_bound_url => return Err(Refusal::Unbound),
             (None, _) => None,
         };
-        Ok(Verified { provider: NAME, proof: Proof { scheme: "es256".to_owned(), iat: Some(claims.iat), user } })
+        let proof = Proof { scheme: "es256".to_owned(), iat: Some(claims.iat), user, secret: None };
+        Ok(Verified { provider: NAME, proof, place: None })
     }
 }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::Refusal;
 
@@ -65,14 +65,22 @@ pub fn hmac_sha256(key: &SecretString, message: &[u8]) -> [u8; 32] {
     mac.map(|mac| mac.chain_update(message).finalize().into_bytes().into()).unwrap_or_else(|_| rand::random())
 }
 
-/// Whether a presented MAC is that of any of the keys. Every key is tried, whichever holds, so that time tells nothing.
-pub fn holds<const N: usize>(
+/// The place of the key whose MAC was presented. Every key is tried, whichever holds, so that time tells nothing.
+pub fn held_by<const N: usize>(
     keys: &[SecretString],
     presented: &[u8; N],
     mac: impl Fn(&SecretString) -> [u8; N],
-) -> bool {
-    let none = Choice::from(0);
-    keys.iter().fold(none, |held, key| held | mac(key).ct_eq(presented)).into()
+) -> Option<usize> {
+    place_of(keys, |key| mac(key).ct_eq(presented))
+}
+
+/// The last place for which `holds` says so, found without a branch that depends on which it is.
+pub fn place_of<T>(list: &[T], holds: impl Fn(&T) -> Choice) -> Option<usize> {
+    let mut place = u64::MAX;
+    for (index, entry) in list.iter().enumerate() {
+        place.conditional_assign(&(index as u64), holds(entry));
+    }
+    usize::try_from(place).ok().filter(|place| *place < list.len())
 }
 
 /// SHA-256, for comparing what may have different lengths.
@@ -129,10 +137,13 @@ mod tests {
     #[test]
     fn any_of_several_keys_holds() {
         let keys = [SecretString::from("old"), SecretString::from("new")];
-        for key in &keys {
-            assert!(holds(&keys, &hmac_sha256(key, b"m"), |key| hmac_sha256(key, b"m")));
+        for (place, key) in keys.iter().enumerate() {
+            assert_eq!(held_by(&keys, &hmac_sha256(key, b"m"), |key| hmac_sha256(key, b"m")), Some(place));
         }
-        assert!(!holds(&keys, &hmac_sha256(&SecretString::from("other"), b"m"), |key| hmac_sha256(key, b"m")));
-        assert!(!holds(&[], &[0_u8; 32], |key| hmac_sha256(key, b"m")));
+        assert_eq!(
+            held_by(&keys, &hmac_sha256(&SecretString::from("other"), b"m"), |key| hmac_sha256(key, b"m")),
+            None
+        );
+        assert_eq!(held_by(&[], &[0_u8; 32], |key| hmac_sha256(key, b"m")), None);
     }
 }

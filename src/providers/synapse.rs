@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use http::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
+use super::addresses;
 use super::draft::{Draft, Effect};
 use super::elements::{Json, id, informative_id, required_id, scan_string, user_id};
 use super::keep::Keep;
-use super::signature::{fresh_secret, header, hmac_sha1, hmac_sha256, holds, lower_hex, to_hex, value};
+use super::signature::{fresh_secret, header, held_by, hmac_sha1, hmac_sha256, lower_hex, to_hex, value};
 use super::{Provider, Reader, Refusal, Request, Setup, Signer, Verified, Verifier};
 use crate::config::{ConfigError, Variable};
 use crate::domain::{
@@ -25,6 +26,7 @@ const SHORT_SHA256: &str = "x-synapse-signature-sha256";
 const FULL_BODY: &str = "x-synapse-signature-sha256-fullbody";
 const CLIENT_ID: &str = "FINHOOK_SYNAPSE_CLIENT_ID";
 const CLIENT_SECRETS: &str = "FINHOOK_SYNAPSE_CLIENT_SECRETS";
+const ALLOW_FROM: &str = "FINHOOK_SYNAPSE_ALLOW_FROM";
 const ALLOW_OBJECT: &str = "FINHOOK_SYNAPSE_ALLOW_OBJECT_SIGNATURES";
 
 /// Synapse's entry in the list.
@@ -50,6 +52,10 @@ pub static PROVIDER: Provider = Provider {
             default: Some("false"),
             help: "Whether Synapse's short signatures, which cover neither body nor time, are accepted where no full-body signature is sent.",
         },
+        addresses::variable(
+            ALLOW_FROM,
+            "Addresses and networks that Synapse's protocol may be spoken from, comma-separated; unset, any.",
+        ),
     ],
     binds_urls: false,
     verifier: |setup| {
@@ -65,6 +71,9 @@ pub static PROVIDER: Provider = Provider {
             .and_then(|(client_id, secrets)| Some(SynapseSigner { client_id, secret: secrets.into_iter().next()? }));
         Ok(signer.map(|signer| Box::new(signer) as Box<dyn Signer>))
     },
+    allow_from: ALLOW_FROM,
+    presets: &[],
+    resends_refused: true,
     keeps: KEEPS,
     keeps_unread: Keep::But(&[
         ("refresh_token", None),
@@ -124,9 +133,9 @@ impl Verifier for Synapse {
         let short_sha256 = header(request.headers, SHORT_SHA256)?;
         let short_sha1 = header(request.headers, SHORT_SHA1)?;
         // A signature over the body decides alone: a wrong one is never rescued by a right short one.
-        let (held, scheme) = if let Some(presented) = full_body {
+        let (place, scheme) = if let Some(presented) = full_body {
             let presented = lower_hex::<32>(presented).ok_or(Refusal::Malformed)?;
-            (holds(&self.secrets, &presented, |secret| hmac_sha256(secret, request.body)), "fullbody")
+            (held_by(&self.secrets, &presented, |secret| hmac_sha256(secret, request.body)), "fullbody")
         } else if short_sha256.or(short_sha1).is_none() {
             return Err(Refusal::Missing);
         } else if !self.allow_object_signatures {
@@ -135,16 +144,18 @@ impl Verifier for Synapse {
             let signed = object_message(request.body, &self.client_id).ok_or(Refusal::Malformed)?;
             if let Some(presented) = short_sha256 {
                 let presented = lower_hex::<32>(presented).ok_or(Refusal::Malformed)?;
-                (holds(&self.secrets, &presented, |secret| hmac_sha256(secret, signed.as_bytes())), "object-sha256")
+                (held_by(&self.secrets, &presented, |secret| hmac_sha256(secret, signed.as_bytes())), "object-sha256")
             } else {
                 let presented = short_sha1.and_then(lower_hex::<20>).ok_or(Refusal::Malformed)?;
-                (holds(&self.secrets, &presented, |secret| hmac_sha1(secret, signed.as_bytes())), "object-sha1")
+                (held_by(&self.secrets, &presented, |secret| hmac_sha1(secret, signed.as_bytes())), "object-sha1")
             }
         };
-        if !held {
-            return Err(Refusal::Mismatch);
-        }
-        Ok(Verified { provider: NAME, proof: Proof { scheme: scheme.to_owned(), ..Proof::default() } })
+        let proof = Proof { scheme: scheme.to_owned(), ..Proof::default() };
+        if place.is_some() { Ok(Verified { provider: NAME, proof, place }) } else { Err(Refusal::Mismatch) }
+    }
+
+    fn secrets(&self) -> &[SecretString] {
+        &self.secrets
     }
 }
 

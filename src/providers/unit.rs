@@ -13,10 +13,11 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 
+use super::addresses;
 use super::draft::{Draft, Effect};
 use super::elements::{self, Json, id, informative_id, required_id, user_id};
 use super::keep::Keep;
-use super::signature::{base64, fresh_secret, header, hmac_sha1, holds, value};
+use super::signature::{base64, fresh_secret, header, held_by, hmac_sha1, value};
 use super::{Provider, Reader, Refusal, Request, Signer, Verified, Verifier};
 use crate::config::Variable;
 use crate::domain::{
@@ -27,6 +28,7 @@ use crate::domain::{
 const NAME: ProviderName = ProviderName::new("unit");
 const HEADER: &str = "x-unit-signature";
 const TOKENS: &str = "FINHOOK_UNIT_TOKENS";
+const ALLOW_FROM: &str = "FINHOOK_UNIT_ALLOW_FROM";
 const USER_TAG: &str = "FINHOOK_UNIT_USER_TAG";
 
 /// Unit's entry in the list.
@@ -46,6 +48,10 @@ pub static PROVIDER: Provider = Provider {
             default: Some("userId"),
             help: "The tag that holds our own user id on Unit's customers, applications and accounts.",
         },
+        addresses::variable(
+            ALLOW_FROM,
+            "Addresses and networks that Unit may post from, comma-separated; `unit-live` and `unit-sandbox` stand for those that it documents; unset, any.",
+        ),
     ],
     binds_urls: false,
     verifier: |setup| {
@@ -60,6 +66,13 @@ pub static PROVIDER: Provider = Provider {
         let token = setup.values.secrets(TOKENS)?.into_iter().next();
         Ok(token.map(|token| Box::new(UnitSigner { token }) as Box<dyn Signer>))
     },
+    allow_from: ALLOW_FROM,
+    presets: &[
+        // https://www.unit.co/docs/api/webhooks/
+        ("unit-live", &["3.209.193.26", "54.156.65.95", "54.165.224.37"]),
+        ("unit-sandbox", &["54.81.62.38", "35.169.213.205", "3.234.105.75"]),
+    ],
+    resends_refused: true,
     keeps: KEEPS,
     keeps_unread: Keep::But(&[("included", None)]),
     development: || vec![(TOKENS, fresh_secret())],
@@ -97,10 +110,13 @@ impl Verifier for Unit {
     async fn verify(&self, request: &Request<'_>, _now: Timestamp) -> Result<Verified, Refusal> {
         let presented = header(request.headers, HEADER)?.ok_or(Refusal::Missing)?;
         let presented = base64::<20>(presented).ok_or(Refusal::Malformed)?;
-        if !holds(&self.tokens, &presented, |token| hmac_sha1(token, request.body)) {
-            return Err(Refusal::Mismatch);
-        }
-        Ok(Verified { provider: NAME, proof: Proof { scheme: "hmac-sha1".to_owned(), ..Proof::default() } })
+        let place = held_by(&self.tokens, &presented, |token| hmac_sha1(token, request.body));
+        let proof = Proof { scheme: "hmac-sha1".to_owned(), ..Proof::default() };
+        if place.is_some() { Ok(Verified { provider: NAME, proof, place }) } else { Err(Refusal::Mismatch) }
+    }
+
+    fn secrets(&self) -> &[SecretString] {
+        &self.tokens
     }
 }
 

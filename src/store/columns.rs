@@ -11,6 +11,7 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use super::SecretUse;
 use super::audit::AuditRow;
 use super::forget::Tombstone;
 use super::rows::{AccountRow, IntegrationRow, StoredCopy, UserAddress, UserRow};
@@ -134,6 +135,22 @@ impl TombstoneColumns {
     /// The tombstone that they are.
     pub fn read(self) -> Result<Tombstone, StoreError> {
         Ok(Tombstone { mark: self.mark, of_user: self.of_user, subject: self.service.zip(self.subject) })
+    }
+}
+
+/// `inbound_secret`.
+#[derive(FromRow)]
+pub struct SecretUseColumns {
+    provider: String,
+    fingerprint: String,
+    last_verified_at: At,
+}
+
+impl SecretUseColumns {
+    /// What they say.
+    pub fn read(self) -> SecretUse {
+        let Self { provider, fingerprint, last_verified_at } = self;
+        SecretUse { provider, fingerprint, last_verified_at: last_verified_at.0 }
     }
 }
 

@@ -52,6 +52,18 @@ pub struct Forgot {
     pub before: bool,
 }
 
+/// How much there is of a user, on both databases: by our id of them ($1) and their mark ($2).
+pub const COUNT: &str = r#"with whom as (select id from "user" where external_id = $1),
+             theirs as (select i.id, i.service, i.external_id from integration i join whom on i.user_id = whom.id)
+         select (select count(*) from whom), (select count(*) from theirs),
+             (select count(*) from account a
+              where a.user_id in (select id from whom) or a.integration_id in (select id from theirs)),
+             (select count(*) from theirs join event e on e.provider = theirs.service and e.subject = theirs.external_id)
+                 + (select count(*) from event e
+                    where e.user_mark = $2 and not exists (
+                        select 1 from theirs where theirs.service = e.provider and theirs.external_id = e.subject)),
+             exists (select 1 from tombstone where mark = $2)"#;
+
 /// The statements of forgetting, beyond those of a commit.
 #[async_trait]
 pub trait Graves: Tables {

@@ -1,9 +1,11 @@
 //! Marks: blind indexes of a user's and of a subject's id, each for its own purpose. A mark finds what is about somebody
 //! whose own id is not stored (any more), and without the index key it confirms no guess.
 
+use secrecy::{ExposeSecret, SecretString};
+
 use super::rows::SubjectKey;
 use crate::crypto::BlindIndex;
-use crate::domain::UserId;
+use crate::domain::{ProviderName, UserId};
 
 /// A mark.
 pub type Mark = Vec<u8>;
@@ -16,6 +18,12 @@ pub fn of_user(index: &BlindIndex, user: &UserId) -> Mark {
 /// The mark of a subject, by the provider's name and its id.
 pub fn of_subject(index: &BlindIndex, (service, subject): &SubjectKey) -> Mark {
     index.of("mark of a subject", service, subject).to_vec()
+}
+
+/// How one of a provider's inbound secrets is called without being told: short, and nothing without the index key.
+pub fn of_secret(index: &BlindIndex, provider: ProviderName, secret: &SecretString) -> String {
+    let mark = index.of("fingerprint of a secret", provider.as_str(), secret.expose_secret());
+    mark.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

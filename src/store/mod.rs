@@ -257,6 +257,17 @@ pub struct IntegrationView {
     pub deleted_at: Option<Timestamp>,
 }
 
+/// When one of a provider's inbound secrets last proved a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretUse {
+    /// The provider.
+    pub provider: String,
+    /// Which secret: [`marks::of_secret`].
+    pub fingerprint: String,
+    /// The receipt of the newest delivery that it proved.
+    pub last_verified_at: Timestamp,
+}
+
 /// How many rows there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RowCounts {
@@ -399,6 +410,12 @@ pub trait Store: Send + Sync {
     /// Deletes up to `limit` applied, recorded or dead events first stored before `before`, but for deliveries that are
     /// held for their key; how many it were.
     async fn delete_old_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+
+    /// Notes when inbound secrets last proved a delivery; one that is known keeps its later time.
+    async fn note_secrets(&self, used: &[SecretUse]) -> Result<(), StoreError>;
+
+    /// When inbound secrets last proved a delivery.
+    async fn secrets_used(&self) -> Result<Vec<SecretUse>, StoreError>;
 
     /// Writes an entry of the audit trail; call it before the act that it is about.
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError>;

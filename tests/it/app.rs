@@ -220,7 +220,7 @@ impl TestApp {
         let shutdown = Shutdown::new(PATIENCE);
         let readiness = Readiness::new(clock.clone());
         let receiving = serving::receive(&configured, doors, vault.clone(), queue.clone(), &readiness, &shutdown);
-        let (address, _) = receiving.await.unwrap();
+        let address = receiving.await.unwrap().address;
         let size = BatchSize { max: 512, linger: Duration::ZERO };
         let worker = Worker::new(queue.clone(), store.clone(), desk.clone(), size, CancellationToken::new());
         Self {

@@ -24,6 +24,7 @@ mod histories;
 mod keeping;
 mod operating;
 mod page;
+mod reloading;
 mod replaying;
 mod secrecy;
 mod settings;

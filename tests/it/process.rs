@@ -180,6 +180,12 @@ impl Served {
         self.log.lock().unwrap().clone()
     }
 
+    /// Has it read its configuration again.
+    pub fn hang_up(&self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+    }
+
     /// Kills it with -9, at whatever it is doing.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

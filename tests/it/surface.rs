@@ -277,7 +277,7 @@ async fn receiver(settings: &[(String, String)]) -> String {
     let shutdown = Shutdown::new(PATIENCE);
     let vault = app.vault().unwrap();
     let receiving = finhook::cli::serving::receive(&app, doors, vault, queue, &readiness, &shutdown);
-    format!("http://{}", receiving.await.unwrap().0)
+    format!("http://{}", receiving.await.unwrap().address)
 }
 
 #[tokio::test]

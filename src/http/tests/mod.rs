@@ -149,5 +149,6 @@ fn tight() -> WebhookLimits {
         body_bytes: 1_000,
         body_time: TOO_LONG,
         room: RoomLimits { requests: 100, deliveries: 2, delivery_bytes: 10_000, arriving_bytes: 10_000 },
+        trusted_proxies: Vec::new(),
     }
 }

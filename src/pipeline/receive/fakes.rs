@@ -7,9 +7,10 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
-use super::Receiver;
+use super::{Proving, Receiver};
 use crate::crypto::{BlindIndex, KeyRing, SealedDelivery};
 use crate::domain::{ProviderName, Timestamp, WallClock};
+use crate::providers::addresses::Addresses;
 use crate::providers::keep::Keep;
 use crate::providers::{Provider, Refusal, Request, Verified, Verifier};
 use crate::queue::{Consumer, Depth, PublishError, Queue, QueueError};
@@ -117,6 +118,9 @@ const fn provider(name: &'static str, binds_urls: bool) -> Provider {
         verifier: |_| unreachable!(),
         reader: |_| unreachable!(),
         signer: |_| unreachable!(),
+        allow_from: "",
+        presets: &[],
+        resends_refused: true,
         keeps: Keep::Whole,
         keeps_unread: Keep::Whole,
         development: Vec::new,
@@ -131,6 +135,9 @@ static SYNAPSE: Provider = provider("synapse", false);
 pub(crate) fn receiver(queue: &Arc<FakeQueue>) -> Receiver {
     let proves = |provider: &Provider| Some(Box::new(FakeVerifier(provider.name)) as Box<dyn Verifier>);
     let providers = [(&PLAID, proves(&PLAID)), (&UNIT, proves(&UNIT)), (&SYNAPSE, None)];
+    let allow_from = Addresses::everywhere();
+    let providers =
+        providers.map(|(provider, verifier)| Proving { provider, verifier, allow_from: allow_from.clone() });
     let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
     let vault = Vault {
         ring: KeyRing::parse(&SecretString::from(format!("1:{key}"))).unwrap(),

@@ -27,7 +27,7 @@ use crate::store::contract::database::{Db, Raw};
 use crate::store::forget::Forgot;
 use crate::store::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
-    Pending, Progress, Reread, RowCounts, Store, StoreError, StoreTrouble, StoredEvent, UserView, Vault,
+    Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreTrouble, StoredEvent, UserView, Vault,
 };
 
 pub const UNIT: ProviderName = ProviderName::new("unit");
@@ -117,6 +117,8 @@ passed_on! {
     fn is_forgotten(user: &UserId) -> Result<bool, StoreError>;
     fn wipe_payloads(before: Timestamp, limit: u32) -> Result<u64, StoreError>;
     fn delete_old_events(before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+    fn note_secrets(used: &[SecretUse]) -> Result<(), StoreError>;
+    fn secrets_used() -> Result<Vec<SecretUse>, StoreError>;
     fn audit(entry: &AuditEntry) -> Result<(), StoreError>;
     fn audits(filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
     fn pending() -> Result<Vec<Pending>, StoreError>;

@@ -11,7 +11,7 @@ use crate::domain::{Proof, UserId};
 const IAT: i64 = 1_754_377_100;
 
 fn proof(user: Option<&str>) -> Proof {
-    Proof { scheme: "es256".into(), iat: Some(IAT), user: user.map(|user| UserId(user.into())) }
+    Proof { scheme: "es256".into(), iat: Some(IAT), user: user.map(|user| UserId(user.into())), ..Proof::default() }
 }
 
 fn read(body: impl Into<Bytes>) -> Event {

@@ -7,9 +7,10 @@ use uuid::Uuid;
 use super::tables::zoned;
 use super::{errors, stored};
 use crate::domain::{Cause, EventState, Timestamp, UserId};
+use crate::store::SecretUse;
 use crate::store::columns::{
     AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, PendingColumns, ProgressColumns,
-    UserViewColumns,
+    SecretUseColumns, UserViewColumns,
 };
 use crate::store::{
     AccountView, EventCount, EventFilter, EventRow, IntegrationView, Pending, Progress, RowCounts, StoreError,
@@ -382,4 +383,39 @@ pub async fn delete_old_events(pool: &PgPool, before: Uuid, limit: u32) -> Resul
     .await
     .map_err(errors::of("delete old events"))?;
     Ok(done.rows_affected())
+}
+
+/// Notes when inbound secrets last proved a delivery.
+pub async fn note_secrets(pool: &PgPool, used: &[SecretUse]) -> Result<(), StoreError> {
+    if used.is_empty() {
+        return Ok(());
+    }
+    let providers: Vec<&str> = used.iter().map(|used| used.provider.as_str()).collect();
+    let fingerprints: Vec<&str> = used.iter().map(|used| used.fingerprint.as_str()).collect();
+    let times: Vec<_> = used.iter().map(|used| zoned(used.last_verified_at)).collect();
+    query(
+        "insert into inbound_secret (provider, fingerprint, last_verified_at)
+         select * from unnest($1::text[], $2::text[], $3::timestamptz[]) as new (provider, fingerprint, at)
+         order by provider, fingerprint
+         on conflict (provider, fingerprint) do update
+         set last_verified_at = excluded.last_verified_at
+         where inbound_secret.last_verified_at < excluded.last_verified_at",
+    )
+    .bind(providers)
+    .bind(fingerprints)
+    .bind(times)
+    .execute(pool)
+    .await
+    .map(drop)
+    .map_err(errors::of("note used secrets"))
+}
+
+/// When inbound secrets last proved a delivery.
+pub async fn secrets_used(pool: &PgPool) -> Result<Vec<SecretUse>, StoreError> {
+    let rows: Vec<SecretUseColumns> =
+        query_as("select provider, fingerprint, last_verified_at from inbound_secret order by provider, fingerprint")
+            .fetch_all(pool)
+            .await
+            .map_err(errors::of("read used secrets"))?;
+    Ok(rows.into_iter().map(SecretUseColumns::read).collect())
 }

@@ -10,7 +10,7 @@ use crate::domain::UserId;
 use crate::store::StoreError;
 use crate::store::audit::NewAudit;
 use crate::store::columns::{Id, TombstoneColumns};
-use crate::store::forget::{Forgot, Graves, Tombstone};
+use crate::store::forget::{COUNT, Forgot, Graves, Tombstone};
 use crate::store::marks::Mark;
 use crate::store::rows::SubjectKey;
 
@@ -105,23 +105,12 @@ impl Graves for SqliteTables<'_> {
 
 /// How much there is of a user.
 pub async fn count(pool: &sqlx::SqlitePool, user: &UserId, mark: &Mark) -> Result<Forgot, StoreError> {
-    let (user, integration, account, event, before): (i64, i64, i64, i64, bool) = query_as(
-        r#"with whom as (select id from "user" where external_id = $1),
-             theirs as (select i.id, i.service, i.external_id from integration i join whom on i.user_id = whom.id)
-         select (select count(*) from whom), (select count(*) from theirs),
-             (select count(*) from account a
-              where a.user_id in (select id from whom) or a.integration_id in (select id from theirs)),
-             (select count(*) from theirs join event e on e.provider = theirs.service and e.subject = theirs.external_id)
-                 + (select count(*) from event e
-                    where e.user_mark = $2 and not exists (
-                        select 1 from theirs where theirs.service = e.provider and theirs.external_id = e.subject)),
-             exists (select 1 from tombstone where mark = $2)"#,
-    )
-    .bind(user.as_str())
-    .bind(mark)
-    .fetch_one(pool)
-    .await
-    .map_err(errors::of("count what there is of a user"))?;
+    let (user, integration, account, event, before): (i64, i64, i64, i64, bool) = query_as(COUNT)
+        .bind(user.as_str())
+        .bind(mark)
+        .fetch_one(pool)
+        .await
+        .map_err(errors::of("count what there is of a user"))?;
     let [user, integration, account, event] = [user, integration, account, event].map(i64::unsigned_abs);
     Ok(Forgot { user, integration, account, event, before })
 }

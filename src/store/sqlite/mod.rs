@@ -28,8 +28,8 @@ use super::columns::StoredColumns;
 use super::forget::Forgot;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
-    Pending, Progress, Reread, RowCounts, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent, UserView, aside,
-    commit, first_id_of, forget as forget_user, marks,
+    Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent,
+    UserView, aside, commit, first_id_of, forget as forget_user, marks,
 };
 use crate::domain::{Cause, ChangedRow, EventState, Timestamp, UserId};
 
@@ -261,6 +261,14 @@ impl Store for Sqlite {
 
     async fn delete_old_events(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         queries::delete_old_events(&self.writer, first_id_of(before), limit).await
+    }
+
+    async fn note_secrets(&self, used: &[SecretUse]) -> Result<(), StoreError> {
+        queries::note_secrets(&self.writer, used).await
+    }
+
+    async fn secrets_used(&self) -> Result<Vec<SecretUse>, StoreError> {
+        queries::secrets_used(&self.readers).await
     }
 
     async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {

@@ -6,9 +6,10 @@ use uuid::Uuid;
 
 use super::{errors, stored};
 use crate::domain::{Cause, EventState, Timestamp, UserId};
+use crate::store::SecretUse;
 use crate::store::columns::{
     AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, PendingColumns, ProgressColumns,
-    UserViewColumns,
+    SecretUseColumns, UserViewColumns,
 };
 use crate::store::{
     AccountView, EventCount, EventFilter, EventRow, IntegrationView, Pending, Progress, RowCounts, StoreError,
@@ -385,4 +386,32 @@ pub async fn delete_old_events(pool: &SqlitePool, before: Uuid, limit: u32) -> R
     .await
     .map_err(errors::of("delete old events"))?;
     Ok(done.rows_affected())
+}
+
+/// Notes when inbound secrets last proved a delivery: a few, every half minute.
+pub async fn note_secrets(pool: &SqlitePool, used: &[SecretUse]) -> Result<(), StoreError> {
+    if used.is_empty() {
+        return Ok(());
+    }
+    let mut sql = QueryBuilder::<Sqlite>::new("insert into inbound_secret (provider, fingerprint, last_verified_at) ");
+    sql.push_values(used, |mut values, used| {
+        values.push_bind(used.provider.as_str()).push_bind(used.fingerprint.as_str());
+        values.push_bind(used.last_verified_at.micros());
+    });
+    sql.push(
+        " on conflict (provider, fingerprint) do update
+         set last_verified_at = excluded.last_verified_at
+         where inbound_secret.last_verified_at < excluded.last_verified_at",
+    );
+    sql.build().execute(pool).await.map(drop).map_err(errors::of("note used secrets"))
+}
+
+/// When inbound secrets last proved a delivery.
+pub async fn secrets_used(pool: &SqlitePool) -> Result<Vec<SecretUse>, StoreError> {
+    let rows: Vec<SecretUseColumns> =
+        query_as("select provider, fingerprint, last_verified_at from inbound_secret order by provider, fingerprint")
+            .fetch_all(pool)
+            .await
+            .map_err(errors::of("read used secrets"))?;
+    Ok(rows.into_iter().map(SecretUseColumns::read).collect())
 }
