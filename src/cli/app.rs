@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::Context;
+use secrecy::SecretString;
 
 use crate::config::{ConfigError, Settings, Sources, StoreSettings, Values, Variable};
-use crate::crypto::{BlindIndex, KeyRing, UrlKeys, fresh_key};
+use crate::crypto::{BlindIndex, Encoding, KeyRing, TypeormCipher, UrlKeys, fresh_key};
 use crate::domain::WallClock;
 use crate::ops::telemetry;
 use crate::pipeline::read::Desk;
@@ -95,6 +96,11 @@ impl App {
         Ok(Self::from_sources(self.sources.with(name, value))?.with_clock(self.clock))
     }
 
+    /// The same with a secret that an option of the command names a file for.
+    pub fn with_secret(self, name: &str, value: SecretString) -> Result<Self, BadConfiguration> {
+        Ok(Self::from_sources(self.sources.with_secret(name, value))?.with_clock(self.clock))
+    }
+
     /// The settings, with what embedded mode generated before, but making nothing new: for commands that touch nothing.
     pub fn as_given(self) -> Result<Arc<Values>, BadConfiguration> {
         let mut values = Values::load(&self.sources, &declared())?;
@@ -166,7 +172,18 @@ impl Configured {
         let wrong = |name: &str, error: crate::crypto::KeyError| self.values.error(name, error.to_string());
         let ring = KeyRing::parse(&keys.ring).map_err(|error| wrong("FINHOOK_KEYS", error))?;
         let index = BlindIndex::parse(&keys.index).map_err(|error| wrong("FINHOOK_INDEX_KEY", error))?;
-        Ok(Arc::new(Vault { ring, index }))
+        Ok(Arc::new(Vault { ring, index, theirs: self.theirs()? }))
+    }
+
+    /// What opens the columns that typeorm-encrypted wrote, as long as there are any.
+    fn theirs(&self) -> Result<Option<TypeormCipher>, BadConfiguration> {
+        const KEY: &str = "FINHOOK_TYPEORM_KEY";
+        let Some(key) = self.values.secret(KEY)? else { return Ok(None) };
+        let encoding = self.values.text("FINHOOK_TYPEORM_ENCODING").unwrap_or_default();
+        let unknown = || self.values.error("FINHOOK_TYPEORM_ENCODING", "takes base64 or hex");
+        let encoding = Encoding::parse(&encoding).ok_or_else(unknown)?;
+        let cipher = TypeormCipher::parse(&key, self.values.text("FINHOOK_TYPEORM_IV").as_deref(), encoding);
+        Ok(Some(cipher.map_err(|error| self.values.error(KEY, error.to_string()))?))
     }
 
     /// The keys of bound webhook URLs.

@@ -81,6 +81,6 @@ pub fn open(
     let Some(sealed) = sealed else { return Ok(None) };
     let key: [&[u8]; 3] =
         [account.service.as_bytes(), account.integration_external_id.as_bytes(), &account.external_id_index];
-    let opened = vault.ring.open_column(&Place { table: "account", column, key: &key }, sealed)?;
+    let opened = vault.open(&Place { table: "account", column, key: &key }, sealed)?;
     Ok(Some(opened.expose_secret().to_owned()))
 }

@@ -107,13 +107,14 @@ fn link_of(args: &Args, at: Timestamp) -> anyhow::Result<Link> {
     })
 }
 
-fn read_secret(path: &str) -> anyhow::Result<SecretString> {
+/// A secret from a file or standard input, without the newline at its end.
+pub fn read_secret(path: &str) -> anyhow::Result<SecretString> {
     let mut text = String::new();
     match path {
-        "-" => std::io::stdin().read_to_string(&mut text).context("read the access token from standard input")?,
+        "-" => std::io::stdin().read_to_string(&mut text).context("read the secret from standard input")?,
         path => std::fs::File::open(path)
             .and_then(|mut file| file.read_to_string(&mut text))
-            .with_context(|| format!("read the access token from {path}"))?,
+            .with_context(|| format!("read the secret from {path}"))?,
     };
     let secret = SecretString::from(text.trim_end_matches(['\r', '\n']).to_owned());
     zeroize::Zeroize::zeroize(&mut text);

@@ -14,6 +14,7 @@ pub mod events;
 pub mod expectation;
 pub mod explain;
 pub mod forget;
+pub mod import;
 pub mod keys;
 pub mod link;
 pub mod man;
@@ -96,6 +97,8 @@ pub enum Command {
     Migrate(migrate::Args),
     /// Show the effective configuration and try everything it names
     Check(check::Args),
+    /// Move a product's own tables in
+    Import(import::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print the manual page
@@ -159,6 +162,7 @@ async fn run(command: Command) -> anyhow::Result<Done> {
         Command::Dead(args) => dead::run(args, App::load()?).await,
         Command::Queues(args) => queues::run(args, App::load()?).await,
         Command::Topology(args) => topology::run(args, App::load()?).await,
+        Command::Import(args) => import::run(args, App::load()?).await,
         Command::Migrate(args) => migrate::run(args, App::load()?).await,
     }
 }

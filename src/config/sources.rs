@@ -56,6 +56,12 @@ impl Sources {
         self
     }
 
+    /// The same with a secret.
+    pub fn with_secret(mut self, name: impl Into<String>, value: SecretString) -> Self {
+        self.overrides.insert(name.into(), Some(value));
+        self
+    }
+
     /// The same as if a setting were given nowhere: `finhook demo` must not be able to touch a real database.
     pub fn without(mut self, name: impl Into<String>) -> Self {
         self.overrides.insert(name.into(), None);

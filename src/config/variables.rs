@@ -27,6 +27,12 @@ pub const VARIABLES: &[Variable] = &[
         "FINHOOK_URL_KEYS",
         "Keys of bound webhook URLs, base64 of 32 bytes each; the first mints; without any they are off.",
     ),
+    secret(
+        "FINHOOK_TYPEORM_KEY",
+        "The key with which typeorm-encrypted wrote the product's columns, 64 hex digits; until they are moved in for good.",
+    ),
+    plain("FINHOOK_TYPEORM_IV", None, "Its IV, 32 hex digits, where it is fixed and not in front of the values."),
+    plain("FINHOOK_TYPEORM_ENCODING", Some("base64"), "How it wrote them: base64 or hex."),
     plain("FINHOOK_AMQP_PREFIX", Some("finhook"), "What the names of exchange and queues start with."),
     secret(
         "FINHOOK_RABBITMQ_MANAGEMENT_URL",

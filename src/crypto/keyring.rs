@@ -15,6 +15,11 @@ use crate::domain::{DedupKey, Delivery, ProviderName};
 /// What every sealed text column starts with.
 const COLUMN_PREFIX: &str = "fh1.";
 
+/// Whether the text of a column is one of ours: what the product wrote before never begins so.
+pub fn is_sealed(text: &str) -> bool {
+    text.starts_with(COLUMN_PREFIX)
+}
+
 /// A key list that cannot be used. Says which entry by its place in the list, never what stands there.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -40,6 +40,7 @@ pub mod envelope;
 pub mod index;
 pub mod keyring;
 pub mod sealed;
+pub mod typeorm;
 pub mod url;
 
 mod cipher;
@@ -51,6 +52,7 @@ mod vectors;
 pub use cipher::fresh_key;
 pub use envelope::{frame_of, kept};
 pub use index::BlindIndex;
-pub use keyring::{KeyError, KeyRing};
+pub use keyring::{KeyError, KeyRing, is_sealed};
 pub use sealed::{Column, Message, OpenError, Payload, Place, Sealed, SealedDelivery};
+pub use typeorm::{Encoding, TypeormCipher};
 pub use url::{UrlKeys, UserIdError, check_user_id};

@@ -113,6 +113,9 @@ pub enum OpenError {
     /// Opened, but it names a provider that this version does not know.
     #[error("names an unknown provider")]
     UnknownProvider,
+    /// In a column that was never sealed by us, and nothing was given that opens it.
+    #[error("was not written by finhook; FINHOOK_TYPEORM_KEY opens what typeorm-encrypted wrote")]
+    NotOurs,
     /// Not one of ours, damaged, or from another place.
     #[error("cannot be opened")]
     Refused,

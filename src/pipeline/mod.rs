@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod console;
+pub mod moving;
 pub mod observe;
 pub mod read;
 pub mod receive;

@@ -212,7 +212,7 @@ fn cause_of(error: OpenError) -> Cause {
     match error {
         OpenError::UnknownKey(_) => Cause::UnknownKey,
         OpenError::UnknownProvider => Cause::UnknownProvider,
-        OpenError::Refused => Cause::Unopenable,
+        OpenError::Refused | OpenError::NotOurs => Cause::Unopenable,
     }
 }
 

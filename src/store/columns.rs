@@ -14,7 +14,7 @@ use uuid::fmt::Hyphenated;
 use super::SecretUse;
 use super::audit::AuditRow;
 use super::forget::Tombstone;
-use super::rows::{AccountRow, IntegrationRow, StoredCopy, UserAddress, UserRow};
+use super::rows::{AccountRow, IntegrationRow, StoredCopy, Unindexed, UserAddress, UserRow};
 use super::{
     AccountView, EventCount, EventRow, IntegrationView, Pending, Progress, StoreError, StoreTrouble, StoredEvent,
     UserView,
@@ -180,8 +180,8 @@ pub struct IntegrationColumns {
     id: Id,
     service: String,
     external_id: String,
-    user_id: Id,
-    owner: String,
+    user_id: Option<Id>,
+    owner: Option<String>,
     owner_rank: i16,
     owner_at: i64,
     owner_key: Vec<u8>,
@@ -213,12 +213,17 @@ impl IntegrationColumns {
             id: self.id.0,
             service: self.service,
             external_id: self.external_id,
-            user_id: self.user_id.0,
-            owner: Some(Owner {
-                user: UserId(self.owner),
-                rank: Rank::from_number(self.owner_rank).ok_or_else(|| odd("integration.owner_rank"))?,
-                clock: owner_clock.ok_or_else(|| odd("integration.owner_at"))?,
-            }),
+            user_id: self.user_id.map_or(Uuid::nil(), |id| id.0),
+            // The product's tables may have integrations without a user, and users without an id of ours: the first are
+            // nobody's yet, the second have the empty id, which no claim names.
+            owner: match self.user_id {
+                None => None,
+                Some(_) => Some(Owner {
+                    user: UserId(self.owner.unwrap_or_default()),
+                    rank: Rank::from_number(self.owner_rank).ok_or_else(|| odd("integration.owner_rank"))?,
+                    clock: owner_clock.ok_or_else(|| odd("integration.owner_at"))?,
+                }),
+            },
             status: Status {
                 status: self.status,
                 reason: self.status_reason,
@@ -248,12 +253,12 @@ fn address(
     Ok(email.zip(clock(at, key, "integration.email_at")?).map(|(email, clock)| Address { email, clock }))
 }
 
-/// `account` without its sealed columns.
+/// `account` without its sealed columns, but for those of a row that no index finds.
 #[derive(FromRow)]
 pub struct AccountColumns {
     id: Id,
     integration_id: Id,
-    user_id: Id,
+    user_id: Option<Id>,
     external_id_index: Option<Vec<u8>>,
     baas_id_index: Option<Vec<u8>>,
     status: String,
@@ -262,6 +267,10 @@ pub struct AccountColumns {
     status_key: Option<Vec<u8>>,
     deleted_at: Option<At>,
     observed_at: Option<At>,
+    #[sqlx(default)]
+    unindexed_external_id: Option<String>,
+    #[sqlx(default)]
+    unindexed_baas_id: Option<String>,
 }
 
 impl AccountColumns {
@@ -270,7 +279,7 @@ impl AccountColumns {
         Ok(AccountRow {
             id: self.id.0,
             integration_id: self.integration_id.0,
-            user_id: self.user_id.0,
+            user_id: self.user_id.map_or(Uuid::nil(), |id| id.0),
             external_id_index: self.external_id_index,
             baas_id_index: self.baas_id_index,
             status: Status {
@@ -281,6 +290,9 @@ impl AccountColumns {
                 clock: clock(self.status_at, self.status_key, "account.status_at")?,
             },
             observed_at: self.observed_at.map(|at| at.0),
+            unindexed: self
+                .unindexed_external_id
+                .map(|external_id| Unindexed { external_id, baas_id: self.unindexed_baas_id }),
         })
     }
 }
@@ -475,7 +487,7 @@ impl UserViewColumns {
 #[derive(FromRow)]
 pub struct IntegrationViewColumns {
     id: Id,
-    user: String,
+    user: Option<String>,
     authorization_id: Option<String>,
     status: String,
     status_reason: Option<String>,
@@ -487,7 +499,7 @@ impl IntegrationViewColumns {
     pub fn read(self) -> IntegrationView {
         IntegrationView {
             id: self.id.0,
-            user: UserId(self.user),
+            user: UserId(self.user.unwrap_or_default()),
             authorization_id: self.authorization_id,
             status: self.status,
             status_reason: self.status_reason,

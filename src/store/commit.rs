@@ -227,6 +227,7 @@ async fn write(
     let rows =
         if wanted.is_empty() && whole.is_empty() { Vec::new() } else { tables.accounts(&wanted, &whole).await? };
     fold.fold_accounts(rows, vault);
+    tables.keep_originals(&fold.adopted_accounts()).await?;
     let (new, old) = fold.account_rows(vault);
     tables.insert_accounts(&new, now).await?;
     tables.update_accounts(&old, now).await?;

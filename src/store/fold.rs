@@ -144,9 +144,9 @@ impl Fold {
         self.subjects.get(key).is_some_and(Subject::is_owned)
     }
 
-    /// The subjects that had no row and have a user now: their unlinked events apply.
+    /// The subjects that had no user and have one now: their unlinked events apply.
     pub fn newly_owned(&self) -> Vec<SubjectKey> {
-        self.subjects.iter().filter(|(_, s)| s.loaded.is_none() && s.is_owned()).map(|(key, _)| key.clone()).collect()
+        self.subjects.iter().filter(|(_, s)| !s.was_owned() && s.is_owned()).map(|(key, _)| key.clone()).collect()
     }
 
     /// Applies an event that counts. One whose subject has no user changes nothing.
@@ -210,9 +210,7 @@ impl Fold {
             for change in &subject.accounts {
                 wanted.insert((subject.row.id, account_index(vault, service, &change.external_id)));
             }
-            if let Some(loaded) = &subject.loaded
-                && (loaded.user_id != subject.row.user_id || loaded.closing != subject.row.closing)
-            {
+            if subject.changes_all_accounts() {
                 whole.insert(subject.row.id);
             }
         }
@@ -224,24 +222,37 @@ impl Fold {
     pub fn fold_accounts(&mut self, rows: Vec<AccountRow>, vault: &Vault) {
         let by_id: HashMap<Uuid, SubjectKey> = self.subjects.iter().map(|(k, s)| (s.row.id, k.clone())).collect();
         let mut by_index: HashMap<(Uuid, Vec<u8>), Uuid> = HashMap::new();
+        let mut unindexed: BTreeMap<(Uuid, Vec<u8>), Account> = BTreeMap::new();
         for row in rows {
-            if let Some(subject) = by_id.get(&row.integration_id) {
-                if let Some(index) = &row.external_id_index {
-                    by_index.insert((row.integration_id, index.clone()), row.id);
+            let Some(key) = by_id.get(&row.integration_id) else { continue };
+            let account = Account::loaded(row, key);
+            match (&account.row.external_id_index, account.adopted(vault)) {
+                (Some(index), _) => {
+                    by_index.insert((account.row.integration_id, index.clone()), account.row.id);
+                    self.accounts.insert(account.row.id, account);
                 }
-                let account = Account {
-                    loaded: Some(row.clone()),
-                    row: row.clone(),
-                    subject: subject.clone(),
-                    external_id: None,
-                    baas_id: None,
-                };
-                self.accounts.insert(row.id, account);
+                (None, adopted) => {
+                    if self.subjects.get(key).is_some_and(Subject::changes_all_accounts) {
+                        self.accounts.insert(account.row.id, account);
+                    }
+                    if let Some((index, adopted)) = adopted {
+                        unindexed.entry((adopted.row.integration_id, index)).or_insert(adopted);
+                    }
+                }
             }
         }
         for (key, subject) in &mut self.subjects {
             for change in std::mem::take(&mut subject.accounts) {
                 let index = account_index(vault, &key.0, &change.external_id);
+                let place = (subject.row.id, index);
+                // A row that the product wrote before it moved in is found by opening it, and gets its index.
+                if !by_index.contains_key(&place)
+                    && let Some(account) = unindexed.remove(&place)
+                {
+                    by_index.insert(place.clone(), account.row.id);
+                    self.accounts.insert(account.row.id, account);
+                }
+                let (_, index) = place;
                 let id = *by_index.entry((subject.row.id, index.clone())).or_insert_with(Uuid::now_v7);
                 let account = self
                     .accounts
@@ -267,6 +278,12 @@ impl Fold {
         let (new, old): (Vec<&Account>, Vec<&Account>) = changed.partition(|account| account.loaded.is_none());
         let sealed = |account: &&Account| (account.row.clone(), account.seal(vault));
         (new.iter().map(sealed).collect(), old.iter().map(sealed).collect())
+    }
+
+    /// The accounts whose columns the product wrote, to be written over now.
+    pub fn adopted_accounts(&self) -> Vec<Uuid> {
+        let adopted = |account: &&Account| account.row.unindexed.is_some() && account.external_id.is_some();
+        self.accounts.values().filter(adopted).map(|account| account.row.id).collect()
     }
 
     /// The users whose address may differ now: of integrations that changed owner or address, before and after.
@@ -314,7 +331,19 @@ pub fn fold_addresses(held: Vec<UserAddress>, owned: Vec<(Uuid, Address)>) -> Ve
 
 impl Subject {
     fn is_owned(&self) -> bool {
-        self.loaded.is_some() || self.row.owner.is_some()
+        self.row.owner.is_some()
+    }
+
+    /// Only the product makes an integration without a user.
+    fn was_owned(&self) -> bool {
+        self.loaded.as_ref().is_some_and(|loaded| loaded.owner.is_some())
+    }
+
+    /// Whether its owner or closing changed, which all of its accounts follow.
+    fn changes_all_accounts(&self) -> bool {
+        let differs =
+            |loaded: &IntegrationRow| loaded.user_id != self.row.user_id || loaded.closing != self.row.closing;
+        self.loaded.as_ref().is_some_and(differs)
     }
 
     fn seal(&self, vault: &Vault) -> Option<Sealed<Column>> {
@@ -325,6 +354,35 @@ impl Subject {
 }
 
 impl Account {
+    fn loaded(row: AccountRow, subject: &SubjectKey) -> Self {
+        let subject = subject.clone();
+        Self { loaded: Some(row.clone()), row, subject, external_id: None, baas_id: None }
+    }
+
+    /// The same account with its index, to be sealed anew, where it has none yet and opens; and that index.
+    fn adopted(&self, vault: &Vault) -> Option<(Vec<u8>, Self)> {
+        let found = self.row.unindexed.as_ref()?;
+        let (service, subject) = &self.subject;
+        let open = |column: &str, text: &str| {
+            let key: [&[u8]; 3] = [service.as_bytes(), subject.as_bytes(), &[]];
+            let opened = vault.open(&Place { table: "account", column, key: &key }, text).ok()?;
+            Some(AccountId::new(opened.expose_secret()))
+        };
+        let external_id = open("external_id", &found.external_id)?;
+        let baas_id = match &found.baas_id {
+            Some(text) => Some(open("baas_id", text)?),
+            None => None,
+        };
+        let index = account_index(vault, service, &external_id);
+        let row = AccountRow {
+            external_id_index: Some(index.clone()),
+            baas_id_index: baas_id.as_ref().map(|id| vault.index.of("baas_id", service, id.expose()).to_vec()),
+            ..self.row.clone()
+        };
+        let (loaded, subject) = (self.loaded.clone(), self.subject.clone());
+        Some((index, Self { loaded, row, subject, external_id: Some(external_id), baas_id }))
+    }
+
     fn take(&mut self, change: &AccountChange, vault: &Vault) {
         if let Some(status) = &change.status {
             // No account's status is final (PROVIDERS.md), and its row could not keep it.
@@ -413,6 +471,7 @@ fn new_account(
             baas_id_index: None,
             status: Status::initial("open"),
             observed_at: None,
+            unindexed: None,
         },
         subject: subject.clone(),
         external_id: Some(external_id.clone()),

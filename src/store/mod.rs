@@ -13,6 +13,7 @@ pub(crate) mod contract;
 pub mod fold;
 pub mod forget;
 pub mod marks;
+pub mod moving;
 pub mod postgres;
 pub mod rows;
 pub mod sqlite;
@@ -26,7 +27,7 @@ use uuid::Uuid;
 
 use self::audit::{AuditEntry, AuditFilter, AuditRow};
 use self::forget::Forgot;
-use crate::crypto::{BlindIndex, KeyRing, Payload, Sealed};
+use crate::crypto::{BlindIndex, KeyRing, OpenError, Payload, Place, Sealed, TypeormCipher, is_sealed};
 use crate::domain::{
     Cause, ChangedRow, DedupKey, Email, Event, EventState, ProviderName, Timestamp, TraceParent, UserId,
 };
@@ -41,6 +42,19 @@ pub struct Vault {
     pub ring: KeyRing,
     /// Finds sealed values.
     pub index: BlindIndex,
+    /// Opens what the product wrote before it moved in.
+    pub theirs: Option<TypeormCipher>,
+}
+
+impl Vault {
+    /// Opens a column, whether finhook sealed it or the product did before it moved in.
+    pub fn open(&self, place: &Place<'_>, text: &str) -> Result<SecretString, OpenError> {
+        match &self.theirs {
+            _ if is_sealed(text) => self.ring.open_column(place, text),
+            Some(theirs) => theirs.open(text),
+            None => Err(OpenError::NotOurs),
+        }
+    }
 }
 
 /// A batch: everything that one transaction takes.
@@ -449,6 +463,11 @@ pub trait Store: Send + Sync {
 
     /// Reverts to `target` (a migration's number; 0 = everything); how many it were.
     async fn migrate_down(&self, target: i64) -> Result<usize, StoreError>;
+
+    /// The statements with which the product's own tables are moved in, where it has any.
+    fn moving(&self) -> Option<&dyn moving::Moving> {
+        None
+    }
 
     /// Closes the connections.
     async fn close(&self);

@@ -22,7 +22,8 @@ pub struct IntegrationRow {
     pub service: String,
     /// The provider's id of it.
     pub external_id: String,
-    /// The row of its user; nil until the user's row is made, never written so.
+    /// The row of its user; nil until the user's row is made, and where the product made the row without one. Never
+    /// written so.
     pub user_id: Uuid,
     /// Whose it is.
     pub owner: Option<Owner>,
@@ -56,6 +57,17 @@ pub struct AccountRow {
     pub status: Status,
     /// The newest event time of all.
     pub observed_at: Option<Timestamp>,
+    /// The columns of a row that has no index yet, because the product wrote it before it moved in.
+    pub unindexed: Option<Unindexed>,
+}
+
+/// The sealed columns of an account that no index finds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unindexed {
+    /// `external_id`, as it stands there.
+    pub external_id: String,
+    /// `baas_id`, as it stands there.
+    pub baas_id: Option<String>,
 }
 
 /// The sealed columns of an account's row, to be written.

@@ -77,8 +77,13 @@ pub trait Tables: Send {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// The accounts with these (integration, index) and all accounts of `whole`, locked until the transaction ends.
+    /// The accounts with these (integration, index), those of the same integrations that have no index yet, and all
+    /// accounts of `whole`, locked until the transaction ends.
     async fn accounts(&mut self, wanted: &[(Uuid, Vec<u8>)], whole: &[Uuid]) -> Result<Vec<AccountRow>, StoreError>;
+
+    /// Keeps what the product had written into these accounts' sealed columns, before it is written over; a row that is kept
+    /// already stays as it is.
+    async fn keep_originals(&mut self, accounts: &[Uuid]) -> Result<(), StoreError>;
 
     /// Inserts accounts. One that is there by now was made by the product: a conflict.
     async fn insert_accounts(&mut self, rows: &[(AccountRow, SealedIds)], now: Timestamp) -> Result<(), StoreError>;

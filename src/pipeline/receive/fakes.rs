@@ -142,6 +142,7 @@ pub(crate) fn receiver(queue: &Arc<FakeQueue>) -> Receiver {
     let vault = Vault {
         ring: KeyRing::parse(&SecretString::from(format!("1:{key}"))).unwrap(),
         index: BlindIndex::parse(&SecretString::from(key)).unwrap(),
+        theirs: None,
     };
     let clock = WallClock::held(Timestamp::from_seconds(1_700_000_000).unwrap());
     Receiver::new(providers, Arc::new(vault), Arc::clone(queue) as Arc<dyn Queue>, clock)

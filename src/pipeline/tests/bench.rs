@@ -143,7 +143,7 @@ pub struct Bench {
 /// A vault with the key ring `list`, and the tests' index key.
 pub fn vault(list: &str) -> Arc<Vault> {
     let ring = KeyRing::parse(&SecretString::from(list)).unwrap();
-    Arc::new(Vault { ring, index: BlindIndex::parse(&SecretString::from(KEY)).unwrap() })
+    Arc::new(Vault { ring, index: BlindIndex::parse(&SecretString::from(KEY)).unwrap(), theirs: None })
 }
 
 /// The ring that everything is sealed with, another one, and one with both.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod failure;
+mod moving;
 mod observing;
 mod replay;
 mod telling;

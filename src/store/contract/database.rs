@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, FromRow};
 use uuid::Uuid;
 
 use super::{Archive, at};
-use crate::crypto::{BlindIndex, KeyRing, Place};
+use crate::crypto::{BlindIndex, Encoding, KeyRing, Place, TypeormCipher};
 use crate::domain::WallClock;
 use crate::domain::register::{Address, Closing, Owner, Status};
 use crate::domain::{Clock, DedupKey, Timestamp};
@@ -37,10 +37,16 @@ pub struct Db {
     again: Box<dyn Fn(StoreOptions) -> futures_util::future::BoxFuture<'static, Box<dyn Store>> + Send + Sync>,
 }
 
+/// What the product encrypted with before it moved in.
+pub fn theirs() -> TypeormCipher {
+    TypeormCipher::parse(&SecretString::from("0f".repeat(32)), None, Encoding::Base64).unwrap()
+}
+
 pub fn options() -> StoreOptions {
     let key = SecretString::from("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
     let ring = SecretString::from(format!("1:{}", key.expose_secret()));
-    let vault = Vault { ring: KeyRing::parse(&ring).unwrap(), index: BlindIndex::parse(&key).unwrap() };
+    let (ring, index) = (KeyRing::parse(&ring).unwrap(), BlindIndex::parse(&key).unwrap());
+    let vault = Vault { ring, index, theirs: Some(theirs()) };
     StoreOptions {
         create_users: true,
         telling: Telling::default(),
@@ -243,7 +249,7 @@ impl Db {
             let subject = &subjects[&id.0];
             let key: [&[u8]; 2] = [subject.0.as_bytes(), subject.1.as_bytes()];
             let place = Place { table: "integration", column: "authorization_id", key: &key };
-            let token = self.options.vault.ring.open_column(&place, &sealed).unwrap();
+            let token = self.options.vault.open(&place, &sealed).unwrap();
             rows.integrations.get_mut(subject).unwrap().token = Some(token.expose_secret().to_owned());
         }
         self.read_accounts(&mut rows, &subjects, &names).await;
@@ -278,9 +284,7 @@ impl Db {
             let key: [&[u8]; 3] = [service.as_bytes(), subject.as_bytes(), &index];
             let open = |column: &str, value: &Option<String>| {
                 let place = Place { table: "account", column, key: &key };
-                value
-                    .as_ref()
-                    .map(|value| self.options.vault.ring.open_column(&place, value).unwrap().expose_secret().to_owned())
+                value.as_ref().map(|value| self.options.vault.open(&place, value).unwrap().expose_secret().to_owned())
             };
             let (external_id, baas_id) = &sealed[&row.id];
             let id = open("external_id", external_id).unwrap_or_default();

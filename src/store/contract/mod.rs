@@ -10,6 +10,7 @@ mod forget;
 mod histories;
 mod migrations;
 mod model;
+mod moving;
 mod owners;
 mod registers;
 mod retention;

@@ -36,10 +36,71 @@ pub async fn status(pool: &PgPool) -> Result<Vec<MigrationStatus>, StoreError> {
 pub async fn up(connect: &PgConnectOptions) -> Result<usize, StoreError> {
     let pool = alone(connect);
     let before = applied(&pool).await?;
+    prepare(&pool).await?;
     let outcome = migrator().run(&pool).await.map_err(|error| explain("migrate up", error));
     let after = applied(&pool).await;
     pool.close().await;
     outcome.and(after.map(|after| after.saturating_sub(before)))
+}
+
+/// The product's tables had no unique keys of their own, and migration 2 makes them unique. Surplus integrations are marked
+/// before that, and its index is made here without them: they stay as they are until somebody says that they be merged. The
+/// row that counts is a live one before a closed one, then the oldest.
+const MARK_DUPLICATES: &str = "
+do $$
+begin
+    if to_regclass('integration') is null then
+        return;
+    end if;
+    if not exists (
+        select from integration where external_id is not null group by service, external_id having count(*) > 1
+    ) then
+        return;
+    end if;
+    lock table integration in share row exclusive mode;
+    alter table integration add column if not exists duplicate_of uuid;
+    update integration i
+    set duplicate_of = ranked.counts
+    from (
+        select id, first_value(id) over (
+            partition by service, external_id order by deleted_at is not null, created_at, id
+        ) as counts
+        from integration
+        where service is not null and external_id is not null
+    ) as ranked
+    where ranked.id = i.id and ranked.counts <> i.id;
+    create unique index if not exists integration_service_external_id
+        on integration (service, external_id) where duplicate_of is null;
+end
+$$";
+
+/// Makes a database of the product fit for migration 2.
+async fn prepare(pool: &PgPool) -> Result<(), StoreError> {
+    if versions(pool).await?.contains(&2) {
+        return Ok(());
+    }
+    let doing = "look for duplicates";
+    let users: bool = sqlx::query_scalar(r#"select to_regclass('"user"') is not null"#)
+        .fetch_one(pool)
+        .await
+        .map_err(errors::of(doing))?;
+    if users {
+        let repeated: i64 = sqlx::query_scalar(
+            r#"select count(*) from (
+                select from "user" where external_id is not null group by external_id having count(*) > 1
+            ) as repeated"#,
+        )
+        .fetch_one(pool)
+        .await
+        .map_err(errors::of(doing))?;
+        if repeated > 0 {
+            let what = format!(
+                r#"migrate up: {repeated} external_id(s) are in "user" more than once, and finhook finds a user by it; make them unique first"#
+            );
+            return Err(StoreError { trouble: StoreTrouble::Failed, what });
+        }
+    }
+    sqlx::raw_sql(MARK_DUPLICATES).execute(pool).await.map(drop).map_err(errors::of("mark duplicates"))
 }
 
 /// Reverts to `target`; how many it were.

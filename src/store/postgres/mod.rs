@@ -6,6 +6,7 @@ mod changes;
 pub mod errors;
 mod forget;
 mod migrations;
+mod moving;
 mod queries;
 mod tables;
 
@@ -297,6 +298,10 @@ impl Store for Postgres {
 
     async fn migrate_down(&self, target: i64) -> Result<usize, StoreError> {
         migrations::down(&self.connect, target).await
+    }
+
+    fn moving(&self) -> Option<&dyn crate::store::moving::Moving> {
+        Some(self)
     }
 
     async fn close(&self) {

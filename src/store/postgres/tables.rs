@@ -62,7 +62,7 @@ pub fn zoned(at: Timestamp) -> OffsetDateTime {
 }
 
 /// The product's columns of type `timestamp` (UTC, no zone) take this.
-fn naive(at: Timestamp) -> PrimitiveDateTime {
+pub fn naive(at: Timestamp) -> PrimitiveDateTime {
     let at = at.to_datetime();
     PrimitiveDateTime::new(at.date(), at.time())
 }
@@ -99,7 +99,8 @@ const INTEGRATIONS: &str = r#"
         i.email, i.email_verified, i.email_at, i.email_key, i.authorization_at, i.authorization_key, i.observed_at
     from unnest($1::text[], $2::text[]) as wanted (service, external_id)
     join integration i on i.service = wanted.service and i.external_id = wanted.external_id
-    join "user" u on u.id = i.user_id
+    left join "user" u on u.id = i.user_id
+    where i.duplicate_of is null
     order by i.service, i.external_id
     for no key update of i"#;
 
@@ -168,7 +169,7 @@ const INSERT_INTEGRATIONS: &str = "
         $9::text[], $10::bool[], $11::bigint[], $12::bytea[], $13::timestamp[], $14::text[], $15::bool[], $16::bigint[],
         $17::bytea[], $18::text[], $19::bool[], $20::bigint[], $21::bytea[], $22::bigint[], $23::bytea[],
         $24::timestamp[], $25::text[]) as new
-    on conflict (service, external_id) do nothing";
+    on conflict do nothing";
 
 const UPDATE_INTEGRATIONS: &str = "
     update integration
@@ -191,7 +192,9 @@ const UPDATE_INTEGRATIONS: &str = "
 
 const ACCOUNTS: &str = "
     select id, integration_id, user_id, external_id_index, baas_id_index, status, status_reason, status_at, status_key,
-        deleted_at, observed_at
+        deleted_at, observed_at,
+        case when external_id_index is null and duplicate_of is null then external_id end as unindexed_external_id,
+        case when external_id_index is null and duplicate_of is null then baas_id end as unindexed_baas_id
     from account
     where id in (
         select a.id
@@ -200,6 +203,9 @@ const ACCOUNTS: &str = "
             on a.integration_id = wanted.integration_id and a.external_id_index = wanted.external_id_index
         union
         select id from account where integration_id = any($3::uuid[])
+        union
+        select id from account
+        where integration_id = any($1::uuid[]) and external_id_index is null and duplicate_of is null
     )
     order by id
     for no key update";
@@ -214,9 +220,10 @@ const INSERT_ACCOUNTS: &str = "
 
 const UPDATE_ACCOUNTS: &str = "
     update account
-    set user_id = new.user_id, baas_id_index = new.baas_id_index, status = new.status,
-        status_reason = new.status_reason, status_at = new.status_at, status_key = new.status_key,
-        deleted_at = new.deleted_at, observed_at = new.observed_at,
+    set user_id = new.user_id, external_id_index = coalesce(account.external_id_index, new.external_id_index),
+        baas_id_index = new.baas_id_index, status = new.status, status_reason = new.status_reason,
+        status_at = new.status_at, status_key = new.status_key, deleted_at = new.deleted_at,
+        observed_at = new.observed_at,
         external_id = coalesce(new.external_id, account.external_id), baas_id = coalesce(new.baas_id, account.baas_id),
         updated_at = $14
     from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::bigint[],
@@ -224,6 +231,11 @@ const UPDATE_ACCOUNTS: &str = "
         as new (id, integration_id, user_id, external_id_index, baas_id_index, status, status_reason, status_at,
             status_key, deleted_at, observed_at, external_id, baas_id)
     where account.id = new.id";
+
+const KEEP_ORIGINALS: &str = "
+    insert into moved_in (id, integration_id, external_id, baas_id, deleted_at)
+    select id, integration_id, external_id, baas_id, deleted_at from account where id = any($1)
+    on conflict (id) do nothing";
 
 const USER_ADDRESSES: &str = r#"
     select id, email, email_verified, email_key,
@@ -525,6 +537,13 @@ impl Tables for PgTables<'_> {
             .bind(column!(wanted, |(_, index)| index.as_slice()))
             .bind(whole.to_vec());
         self.load("load accounts", statement, AccountColumns::read).await
+    }
+
+    async fn keep_originals(&mut self, accounts: &[Uuid]) -> Result<(), StoreError> {
+        if accounts.is_empty() {
+            return Ok(());
+        }
+        self.run("keep originals", query(KEEP_ORIGINALS).bind(accounts.to_vec())).await.map(drop)
     }
 
     async fn insert_accounts(&mut self, rows: &[(AccountRow, SealedIds)], now: Timestamp) -> Result<(), StoreError> {

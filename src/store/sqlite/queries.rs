@@ -48,7 +48,7 @@ pub async fn linkable(pool: &SqlitePool, after: Option<Uuid>, limit: u32) -> Res
         "select e.id, e.provider, e.dedup_key, e.attempts, e.payload
          from event e
          join integration i on i.service = e.provider and i.external_id = e.subject
-         where e.state = 'unlinked' and e.id > $1
+         where e.state = 'unlinked' and e.id > $1 and i.user_id is not null and i.duplicate_of is null
          order by e.id
          limit $2",
     )
@@ -231,7 +231,7 @@ pub async fn accounts(pool: &SqlitePool, user: &UserId) -> Result<Vec<AccountVie
          from "user" u
          join account a on a.user_id = u.id
          join integration i on i.id = a.integration_id
-         where u.external_id = $1
+         where u.external_id = $1 and a.duplicate_of is null
          order by i.service, i.external_id, a.id"#,
     )
     .bind(user.as_str())
@@ -264,8 +264,8 @@ pub async fn integration(
     let row: Option<IntegrationViewColumns> = query_as(
         r#"select i.id, u.external_id as "user", i.authorization_id, i.status, i.status_reason, i.deleted_at
          from integration i
-         join "user" u on u.id = i.user_id
-         where i.service = $1 and i.external_id = $2"#,
+         left join "user" u on u.id = i.user_id
+         where i.service = $1 and i.external_id = $2 and i.duplicate_of is null"#,
     )
     .bind(service)
     .bind(external_id)

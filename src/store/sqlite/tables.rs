@@ -1,6 +1,8 @@
 //! The statements of a commit on SQLite. The transaction has the only writer (`begin immediate`), so nothing is locked row
 //! by row.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
@@ -54,7 +56,8 @@ const INTEGRATIONS: (&str, &str) = (
         i.email, i.email_verified, i.email_at, i.email_key, i.authorization_at, i.authorization_key, i.observed_at
     from wanted
     cross join integration i on i.service = wanted.service and i.external_id = wanted.external_id
-    join "user" u on u.id = i.user_id"#,
+    left join "user" u on u.id = i.user_id
+    where i.duplicate_of is null"#,
 );
 
 const USERS: (&str, &str) = (
@@ -144,7 +147,7 @@ const INSERT_INTEGRATIONS: (&str, &str) = (
         status_final, status_at, status_key, deleted_at, closing_status, closing_final, closing_at, closing_key, email,
         email_verified, email_at, email_key, authorization_at, authorization_key, observed_at, authorization_id,
         created_at, updated_at)",
-    " on conflict (service, external_id) do nothing",
+    " on conflict do nothing",
 );
 
 const UPDATE_INTEGRATIONS: (&str, &str) = (
@@ -176,11 +179,24 @@ const ACCOUNTS: (&str, &str) = (
         on a.integration_id = wanted.integration_id and a.external_id_index = wanted.external_id_index",
 );
 
+const UNINDEXED_ACCOUNTS: (&str, &str) = (
+    "with wanted (integration_id) as (",
+    ")
+    select a.id, a.integration_id, a.user_id, a.external_id_index, a.baas_id_index, a.status, a.status_reason,
+        a.status_at, a.status_key, a.deleted_at, a.observed_at, a.external_id as unindexed_external_id,
+        a.baas_id as unindexed_baas_id
+    from wanted
+    cross join account a on a.integration_id = wanted.integration_id
+    where a.external_id_index is null and a.duplicate_of is null",
+);
+
 const WHOLE_ACCOUNTS: (&str, &str) = (
     "with whole (integration_id) as (",
     ")
     select a.id, a.integration_id, a.user_id, a.external_id_index, a.baas_id_index, a.status, a.status_reason,
-        a.status_at, a.status_key, a.deleted_at, a.observed_at
+        a.status_at, a.status_key, a.deleted_at, a.observed_at,
+        case when a.external_id_index is null and a.duplicate_of is null then a.external_id end as unindexed_external_id,
+        case when a.external_id_index is null and a.duplicate_of is null then a.baas_id end as unindexed_baas_id
     from whole cross join account a on a.integration_id = whole.integration_id",
 );
 
@@ -195,13 +211,20 @@ const UPDATE_ACCOUNTS: (&str, &str) = (
         deleted_at, observed_at, external_id, baas_id, created_at, updated_at) as (",
     ")
     update account
-    set user_id = new.user_id, baas_id_index = new.baas_id_index, status = new.status,
-        status_reason = new.status_reason, status_at = new.status_at, status_key = new.status_key,
-        deleted_at = new.deleted_at, observed_at = new.observed_at,
+    set user_id = new.user_id, external_id_index = coalesce(account.external_id_index, new.external_id_index),
+        baas_id_index = new.baas_id_index, status = new.status, status_reason = new.status_reason,
+        status_at = new.status_at, status_key = new.status_key, deleted_at = new.deleted_at,
+        observed_at = new.observed_at,
         external_id = coalesce(new.external_id, account.external_id), baas_id = coalesce(new.baas_id, account.baas_id),
         updated_at = new.updated_at
     from new
     where account.id = new.id",
+);
+
+const KEEP_ORIGINALS: (&str, &str) = (
+    "insert into moved_in (id, integration_id, external_id, baas_id, deleted_at)
+    select id, integration_id, external_id, baas_id, deleted_at from account where id in (",
+    ") on conflict (id) do nothing",
 );
 
 const USER_ADDRESSES: (&str, &str) = (
@@ -451,7 +474,14 @@ impl Tables for SqliteTables<'_> {
         let named: Vec<(Uuid, Vec<u8>)> =
             wanted.iter().filter(|(integration, _)| !whole.contains(integration)).cloned().collect();
         rows.extend(load(self.connection, doing, ACCOUNTS, &named, bind, read).await?);
+        let integrations: BTreeSet<Uuid> = named.iter().map(|(integration, _)| *integration).collect();
+        let integrations: Vec<Uuid> = integrations.into_iter().collect();
+        rows.extend(load(self.connection, doing, UNINDEXED_ACCOUNTS, &integrations, bind_id, read).await?);
         Ok(rows)
+    }
+
+    async fn keep_originals(&mut self, accounts: &[Uuid]) -> Result<(), StoreError> {
+        execute(self.connection, "keep originals", KEEP_ORIGINALS, accounts, bind_id).await.map(drop)
     }
 
     async fn insert_accounts(&mut self, rows: &[(AccountRow, SealedIds)], now: Timestamp) -> Result<(), StoreError> {
