@@ -6,7 +6,7 @@
 // update. What the subscriber did not seal cannot be sent: the marked value refuses to become a parameter, so a forgotten
 // subscriber, an update by criteria or a search by a plain value is an error and never plaintext in the database.
 
-const { Column, EventSubscriber, getMetadataArgsStorage } = require("typeorm");
+const { Column, EventSubscriber, FindOperator, getMetadataArgsStorage } = require("typeorm");
 const { BlindIndex, CannotOpen, KeyRing, isSealed } = require("./crypto");
 
 /** Which columns are sealed, and which of them an index finds. */
@@ -32,15 +32,25 @@ class Sealed {
   }
 }
 
-/** A plain text that nothing has sealed yet. It cannot be sent, printed or logged. */
-class Unsealed {
-  toPostgres() {
-    throw new Error(
-      "a sealed column cannot be written or searched by its plain value: save() or insert() entities with finhook's " +
-        "subscriber in the data source, and search by finhook.index(…)",
-    );
-  }
+const IN_THE_CLEAR =
+  "a sealed column cannot be written or searched by its plain value: save() or insert() entities with finhook's " +
+  "subscriber in the data source, and search by finhook.index(…)";
+
+/**
+ * Stands for a plain text that nothing has sealed yet; the text itself is not in it. TypeORM calls a function that it finds as
+ * the value of an insert or update, and the subscriber looks at the parameters of every query: both refuse. Were one ever to
+ * get as far as the driver, it would be the one character that PostgreSQL takes in no text. (Not an error: one that is thrown
+ * there leaves the driver's connection hanging.)
+ */
+function unsealed() {
+  const mark = () => {
+    throw new Error(IN_THE_CLEAR);
+  };
+  mark.toString = mark.toPostgres = () => "\0";
+  UNSEALED.add(mark);
+  return mark;
 }
+const UNSEALED = new WeakSet();
 
 class Finhook {
   #ring;
@@ -89,7 +99,8 @@ class Finhook {
   }
 
   #from(value) {
-    if (value === null || value === undefined) return value;
+    // As typeorm-encrypted has it: what is not there is undefined and not null.
+    if (value === null || value === undefined) return undefined;
     if (isSealed(value)) return new Sealed(value);
     if (!this.#legacy) throw new CannotOpen("a column holds what finhook did not write; give `legacy` until it is moved in");
     return this.#legacy.from(value);
@@ -98,10 +109,13 @@ class Finhook {
   #to(value) {
     if (value === null || value === undefined) return value;
     if (value instanceof Sealed) return value.text;
-    if (Array.isArray(value)) return value.map((one) => this.#to(one));
-    // A find operator: TypeORM transforms what is in it by itself.
-    if (typeof value === "object" && !(value instanceof Unsealed)) return value;
-    if (this.#last.text !== value) this.#last = { text: value, mark: new Unsealed() };
+    if (value instanceof FindOperator) {
+      const asked = value.type === "not" ? value.child : value;
+      if (asked?.type === "isNull" || asked?.type === "raw") return value;
+      throw new Error(IN_THE_CLEAR);
+    }
+    if (UNSEALED.has(value)) return value;
+    if (this.#last.text !== value) this.#last = { text: value, mark: unsealed() };
     return this.#last.mark;
   }
 }
@@ -112,6 +126,8 @@ function subscriberOf(finhook) {
     #replaced = new WeakMap();
     /** Which entities are being written, by query runner. */
     #writing = new WeakMap();
+    /** The integration of accounts that are saved with it and do not name it themselves. */
+    #parents = new WeakMap();
     /** Questions of one tick, asked together. */
     #asked = new WeakMap();
 
@@ -132,11 +148,17 @@ function subscriberOf(finhook) {
       }
     }
 
+    beforeQuery({ parameters }) {
+      if (Array.isArray(parameters) && parameters.some((one) => UNSEALED.has(one))) throw new Error(IN_THE_CLEAR);
+    }
+
     beforeInsert(event) {
+      this.#knowParents(event);
       return event.entity && this.#write(event.entity, undefined, event, true);
     }
 
     beforeUpdate(event) {
+      this.#knowParents(event);
       return event.entity && this.#write(event.entity, event.databaseEntity, event, false);
     }
 
@@ -154,7 +176,19 @@ function subscriberOf(finhook) {
       this.#writing.delete(queryRunner);
     }
 
+    #knowParents({ entity, metadata }) {
+      if (!entity || metadata.tableName !== "integration") return;
+      for (const relation of metadata.relations.filter((one) => one.inverseEntityMetadata.tableName === "account")) {
+        if (relation.isLazy) continue;
+        for (const account of [relation.getEntityValue(entity)].flat()) {
+          if (account && typeof account === "object") this.#parents.set(account, entity);
+        }
+      }
+    }
+
     async #write(entity, before, event, inserts) {
+      // Until every row of this save was announced.
+      await null;
       try {
         await this.#sealAll(entity, before, event, inserts);
       } catch (error) {
@@ -253,16 +287,19 @@ function subscriberOf(finhook) {
     }
 
     async #integrationOf(entity, id, event) {
-      const column = event.metadata.columns.find((column) => column.databaseName === "integration_id");
-      const related = column?.relationMetadata?.getEntityValue(entity) ?? relationOf(event.metadata)?.getEntityValue(entity);
+      const relation = relationOf(event.metadata);
+      const related = relation?.getEntityValue(entity) ?? this.#parents.get(entity);
       if (related && typeof related === "object") {
-        const metadata = relationOf(event.metadata).inverseEntityMetadata;
+        const metadata = relation.inverseEntityMetadata;
         const own = ["service", "external_id"].map((name) => valueOf(metadata, name, related));
         if (own.every((part) => typeof part === "string")) return own;
+        id ??= idOf({ metadata }, related);
       }
       const own = idOf(event, entity);
       const row = id ? await this.#row(event, id, "integration") : own && (await this.#row(event, own));
-      if (!row) throw new Error("account: its integration is not there yet; save that first, or give it with the account");
+      if (!row) {
+        throw new Error("account: its integration is not known: give it with the account (account.integration = …)");
+      }
       return [row.service, row.external_id];
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use secrecy::SecretString;
 
-use crate::config::{ConfigError, Settings, Sources, StoreSettings, Values, Variable};
+use crate::config::{ConfigError, QueueSettings, Settings, Sources, StoreSettings, Values, Variable};
 use crate::crypto::{BlindIndex, Encoding, KeyRing, TypeormCipher, UrlKeys, fresh_key};
 use crate::domain::WallClock;
 use crate::ops::telemetry;
@@ -124,8 +124,41 @@ impl App {
             None => {}
         }
         let settings = Settings::from_values(&values)?;
+        crosses_no_network(&values, &settings)?;
         Ok(Configured { values: Arc::new(values), settings, clock: self.clock })
     }
+}
+
+/// Refuses a database or broker on another machine that is not reached by verified TLS, unless the network is trusted.
+fn crosses_no_network(values: &Values, settings: &Settings) -> Result<(), BadConfiguration> {
+    const TRUSTED: &str = "FINHOOK_TRUST_NETWORK";
+    if values.flag(TRUSTED)? {
+        return Ok(());
+    }
+    let mut problems = Vec::new();
+    if let StoreSettings::Postgres { url } = &settings.store
+        && store::postgres::is_exposed(url)
+    {
+        problems.push(values.error(
+            "DATABASE_URL",
+            format!(
+                "is on another machine without verified TLS: add sslmode=verify-full (and sslrootcert=FILE for a CA of \
+                 your own) to its query, or set {TRUSTED}=true if nobody else is on that network"
+            ),
+        ));
+    }
+    if let QueueSettings::RabbitMq(rabbit) = &settings.queue
+        && queue::rabbitmq::is_exposed(&rabbit.url)
+    {
+        problems.push(values.error(
+            "AMQP_URL",
+            format!(
+                "is on another machine without TLS: use amqps:// (with cacertfile=FILE in its query for a CA of your \
+                 own), or set {TRUSTED}=true if nobody else is on that network"
+            ),
+        ));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
 }
 
 /// Adds what embedded mode generates: keys, and secrets to develop with. Those of the providers stand in only as long as
@@ -230,4 +263,56 @@ pub fn url_keys(values: &Values) -> Result<Option<Arc<UrlKeys>>, BadConfiguratio
     let keys = UrlKeys::parse(&values.secrets("FINHOOK_URL_KEYS")?);
     let keys = keys.map_err(|error| values.error("FINHOOK_URL_KEYS", error.to_string()))?;
     Ok(keys.map(Arc::new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(given: &[(&str, &str)]) -> Option<String> {
+        let keys = [("FINHOOK_KEYS", KeyRing::generate_entry(1)), ("FINHOOK_INDEX_KEY", fresh_key())];
+        let keys = keys.iter().map(|(name, key)| (*name, secrecy::ExposeSecret::expose_secret(key)));
+        let sources = Sources::of(keys.chain(given.iter().copied()));
+        App::from_sources(sources).unwrap().configured().err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn servers_on_this_machine_are_reached_in_the_clear() {
+        for (database, broker) in [
+            ("postgres://u@127.0.0.1/app", "amqp://127.0.0.1"),
+            ("postgres://u@localhost:5433/app", "amqp://u:p@LOCALHOST:5673/%2f"),
+            ("postgres://u@[::1]/app", "amqp://[::1]"),
+            ("postgres:///app?host=/var/run/postgresql", "amqp://127.8.8.8"),
+        ] {
+            assert_eq!(problem(&[("DATABASE_URL", database), ("AMQP_URL", broker)]), None, "{database}");
+        }
+    }
+
+    #[test]
+    fn servers_elsewhere_are_reached_by_verified_tls_or_not_at_all() {
+        let safe = [
+            ("DATABASE_URL", "postgres://u:hunter2@db.example/app?sslmode=verify-full"),
+            ("AMQP_URL", "amqps://u:hunter2@mq.example/%2f"),
+        ];
+        assert_eq!(problem(&safe), None);
+        for database in ["", "?sslmode=require", "?sslmode=verify-ca", "?sslmode=disable"] {
+            let database = format!("postgres://u:hunter2@db.example/app{database}");
+            let problem = problem(&[("DATABASE_URL", &database), safe[1]]).expect(&database);
+            assert!(problem.starts_with("DATABASE_URL (environment): is on another machine"), "{problem}");
+            assert!(problem.contains("sslmode=verify-full") && problem.contains("FINHOOK_TRUST_NETWORK=true"));
+            assert!(!problem.contains("hunter2") && !problem.contains("AMQP_URL"), "{problem}");
+        }
+        for broker in ["amqp://u:hunter2@10.0.0.1", "amqp://u:hunter2@localhost.example:5672/%2f"] {
+            let problem = problem(&[safe[0], ("AMQP_URL", broker)]).expect(broker);
+            assert!(problem.starts_with("AMQP_URL (environment): is on another machine"), "{problem}");
+            assert!(problem.contains("amqps://") && !problem.contains("hunter2"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_trusted_when_somebody_says_so() {
+        let servers = [("DATABASE_URL", "postgres://u@db.example/app"), ("AMQP_URL", "amqp://mq.example")];
+        assert_eq!(problem(&servers).unwrap().lines().count(), 2, "both are named at once");
+        assert_eq!(problem(&[servers[0], servers[1], ("FINHOOK_TRUST_NETWORK", "true")]), None);
+    }
 }

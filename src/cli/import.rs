@@ -12,9 +12,10 @@ use serde_json::json;
 
 use super::app::{App, BadConfiguration, Configured};
 use super::link::read_secret;
-use super::{Done, output};
+use super::{Done, audit, output};
 use crate::domain::WallClock;
 use crate::pipeline::moving::{Report, Reverter, Sealer};
+use crate::store::audit::Act;
 use crate::store::moving::{MoveCounts, Mover, Moving};
 use crate::store::{Store, StoreError, Vault};
 
@@ -130,6 +131,7 @@ impl Run<'_> {
             return Err(BadConfiguration::usage(problem).into());
         };
         if self.args.revert {
+            self.audit("revert").await?;
             let mut mover = Reverter { vault: self.vault, theirs, report: Report::default() };
             self.pass(moving, &mut mover, "going back", counts.rows, true).await?;
             return self.answer("reverted", &mover.report, moving.move_counts().await.context("count")?);
@@ -146,6 +148,7 @@ impl Run<'_> {
             self.answer("refused", &look.report, counts)?;
             return Ok(Done::No);
         }
+        self.audit(if self.args.merge_duplicates { "seal and merge" } else { "seal" }).await?;
         let mut mover = self.sealer(self.args.merge_duplicates);
         self.pass(moving, &mut mover, "sealing", counts.rows, true).await?;
         if self.args.finish {
@@ -153,6 +156,12 @@ impl Run<'_> {
         }
         let counts = moving.move_counts().await.context("count")?;
         self.answer("moved", &mover.report, counts)
+    }
+
+    /// Writes down what is going to be done, before it is.
+    async fn audit(&self, act: &str) -> anyhow::Result<()> {
+        let entry = audit::entry(Act::Import).saying(&json!({ "typeorm": act }));
+        audit::write(self.store, &entry).await
     }
 
     fn sealer(&self, merge: bool) -> Sealer<'_> {
@@ -209,6 +218,7 @@ impl Run<'_> {
     }
 
     async fn finish(&self, moving: &dyn Moving, report: &Report) -> anyhow::Result<Done> {
+        self.audit("finish").await?;
         match moving.finish().await {
             Ok(counts) => self.answer("finished", report, counts),
             Err(StoreError { what, .. }) => {

@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::app::{BadConfiguration, Configured};
 use super::reload::{self, Part, Takeover};
 use super::starting::Starting;
-use crate::config::{self, QueueSettings, StoreSettings};
+use crate::config::{self, QueueSettings, StoreSettings, TlsFiles};
 use crate::http::api::auth::Doorkeeper;
 use crate::http::dashboard::live;
+use crate::http::server::Entrance;
+use crate::http::tls::Tls;
 use crate::http::{api, dashboard, ops_api, server, webhooks};
 use crate::ops::delays::Delays;
 use crate::ops::readiness::{Check, Readiness};
@@ -96,16 +98,27 @@ impl Serving {
         let metrics = metrics::install();
         metrics::start_at_zero(PROVIDERS.iter().map(|provider| provider.name), &Refusal::ALL);
         let readiness = Readiness::new(app.clock.clone());
+        let ops_tls = certificate("FINHOOK_OPS_TLS_CERT", app.settings.ops.tls.as_ref())?;
         let ops_bind = app.settings.ops.bind.to_string();
         let ops = server::bind("FINHOOK_OPS_BIND", &ops_bind).await.map_err(BadConfiguration::from_display)?;
         let ops_address = ops.local_addr().context("the ops address")?;
-        let starting = Starting::serve(&ops, &readiness, metrics.clone()).context("serve on FINHOOK_OPS_BIND")?;
+        let starting = Starting::serve((&ops, ops_tls.clone()), &readiness, metrics.clone())
+            .context("serve on FINHOOK_OPS_BIND")?;
 
         let store = if works {
             Some(store_when_it_answers(app, &vault, &readiness.check("store"), shutdown).await?)
         } else {
             None
         };
+        if let Some(moving) = store.as_ref().and_then(|store| store.moving())
+            && vault.theirs.is_none()
+            && moving.has_unmoved_accounts().await.context("look at the accounts")?
+        {
+            tracing::warn!(
+                "there are accounts that the product wrote and events do not find: an event about one makes it a second \
+                 time. Give FINHOOK_TYPEORM_KEY, or run `finhook import typeorm`"
+            );
+        }
         // Only a receiver publishes; a spool that a worker opened would be locked against the receiver beside it.
         let queue = if receives { open_for_receiving(app).await? } else { open_queue(app).await? };
         if receives {
@@ -170,7 +183,13 @@ impl Serving {
         let ops_stop = Shutdown::new(OPS_GOODBYE);
         let stop = ops_stop.clone();
         let ops = tokio::spawn(async move {
-            server::serve(ops, router, server::ServerLimits { connections: 256, ..Default::default() }, &stop).await;
+            server::serve(
+                Entrance::new(ops, ops_tls),
+                router,
+                server::ServerLimits { connections: 256, ..Default::default() },
+                &stop,
+            )
+            .await;
         });
         match public {
             Some(public) => tracing::info!(http.address = %public, ops.address = %ops_address, "serving"),
@@ -379,6 +398,7 @@ pub async fn receive(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Receiving> {
     let http = &app.settings.http;
+    let tls = certificate("FINHOOK_HTTP_TLS_CERT", http.tls.as_ref())?;
     let bind = http.bind.to_string();
     let listener = server::bind("FINHOOK_HTTP_BIND", &bind).await.map_err(BadConfiguration::from_display)?;
     let address = listener.local_addr().context("the public address")?;
@@ -406,7 +426,7 @@ pub async fn receive(
     let limits = server::ServerLimits { connections, ..Default::default() };
     let stop = shutdown.clone();
     let task = tokio::spawn(async move {
-        server::serve(listener, webhooks.router(), limits, &stop).await;
+        server::serve(Entrance::new(listener, tls), webhooks.router(), limits, &stop).await;
         webhooks.settled().await;
     });
     Ok(Receiving { address, task, doors })
@@ -428,6 +448,15 @@ fn proofs(doors: Doors, vault: Arc<Vault>) -> Part {
         Ok(Box::new(move || doors.replace(proving, &vault)) as Takeover)
     };
     Part { settings: reload::of_proofs(), make: Box::new(make) }
+}
+
+/// The certificate of a bind, if it has one.
+fn certificate(variable: &str, files: Option<&TlsFiles>) -> Result<Option<Arc<Tls>>, BadConfiguration> {
+    let load = |files: &TlsFiles| {
+        let unusable = |error| BadConfiguration::usage(format!("{variable}: {error}"));
+        Tls::load(files.clone()).map(Arc::new).map_err(unusable)
+    };
+    files.map(load).transpose()
 }
 
 /// Runs a worker until the stop. One that panics is started again; one that the broker turns away for good ends the process.

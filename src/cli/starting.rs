@@ -5,12 +5,15 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::http::{ops_api, server};
+use crate::http::ops_api;
+use crate::http::server::{self, Entrance};
+use crate::http::tls::Tls;
 use crate::ops::metrics::PrometheusHandle;
 use crate::ops::readiness::Readiness;
 use crate::ops::shutdown::Shutdown;
@@ -26,7 +29,11 @@ pub struct Starting {
 
 impl Starting {
     /// Serves on the listener's socket until [`Starting::over`]; what comes meanwhile and is not taken waits in its queue.
-    pub fn serve(listener: &TcpListener, readiness: &Readiness, metrics: PrometheusHandle) -> io::Result<Self> {
+    pub fn serve(
+        (listener, tls): (&TcpListener, Option<Arc<Tls>>),
+        readiness: &Readiness,
+        metrics: PrometheusHandle,
+    ) -> io::Result<Self> {
         let shared = std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?);
         let shared = TcpListener::from_std(shared)?;
         // Says `starting` until the serving process has its own answer.
@@ -36,7 +43,7 @@ impl Starting {
         let until = stop.clone();
         let limits = server::ServerLimits { connections: 64, ..Default::default() };
         let task = tokio::spawn(async move {
-            server::serve(shared, router, limits, &until).await;
+            server::serve(Entrance::new(shared, tls), router, limits, &until).await;
         });
         Ok(Self { task: Some(task), stop })
     }

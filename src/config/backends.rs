@@ -1,5 +1,6 @@
 //! Which store and which queue: PostgreSQL or SQLite, RabbitMQ or embedded, and where the embedded ones live.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,6 +62,13 @@ impl StoreSettings {
 fn data_folder(values: &Values) -> Result<PathBuf, ConfigError> {
     let folder = values.text("FINHOOK_DATA_DIR");
     folder.map(PathBuf::from).ok_or_else(|| values.error("FINHOOK_DATA_DIR", "is needed and has no default"))
+}
+
+/// Whether a host is this machine by its name alone: what is sent there crosses no network.
+pub fn is_this_machine(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
 }
 
 /// The queue between receiver and worker.

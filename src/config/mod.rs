@@ -19,11 +19,11 @@ mod generated;
 mod load;
 mod shown;
 
-pub use backends::{QueueSettings, RabbitMqSettings, SpoolSettings, StoreSettings};
+pub use backends::{QueueSettings, RabbitMqSettings, SpoolSettings, StoreSettings, is_this_machine};
 pub use caller::caller;
 pub use changes::ChangesSettings;
 pub use settings::{
-    HttpSettings, KeySettings, LogFormat, LogSettings, OpsSettings, OpsToken, Role, Settings, WorkerSettings,
+    HttpSettings, KeySettings, LogFormat, LogSettings, OpsSettings, OpsToken, Role, Settings, TlsFiles, WorkerSettings,
 };
 pub use shown::Effective;
 pub use sources::Sources;

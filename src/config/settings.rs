@@ -1,6 +1,7 @@
 //! The typed settings, one struct per concern, so that no other room reads text or names a variable.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -72,11 +73,34 @@ impl Settings {
     }
 }
 
+/// Where a certificate and its key are.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The chain, PEM, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The key, PEM.
+    pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// Reads both names; `None` without either.
+    fn from_values(values: &Values, certificate: &str, key: &str) -> Result<Option<Self>, ConfigError> {
+        match (values.text(certificate), values.text(key)) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => Ok(Some(Self { certificate: certificate.into(), key: key.into() })),
+            (None, Some(_)) => Err(values.error(certificate, format!("is needed beside {key}"))),
+            (Some(_), None) => Err(values.error(key, format!("is needed beside {certificate}"))),
+        }
+    }
+}
+
 /// The public port, where providers post, and what it takes at once.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
     /// Where it listens.
     pub bind: SocketAddr,
+    /// Its certificate; `None`: plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// The largest body; larger ones get 413.
     pub max_body_bytes: usize,
     /// How many deliveries are handled at once; more get 503.
@@ -101,6 +125,7 @@ impl HttpSettings {
         }
         Ok(Self {
             bind: address(values, "FINHOOK_HTTP_BIND")?,
+            tls: TlsFiles::from_values(values, "FINHOOK_HTTP_TLS_CERT", "FINHOOK_HTTP_TLS_KEY")?,
             max_body_bytes,
             max_in_flight: size(values, "FINHOOK_MAX_IN_FLIGHT", 1, 1 << 20)?,
             max_in_flight_bytes,
@@ -115,6 +140,8 @@ impl HttpSettings {
 pub struct OpsSettings {
     /// Where it listens.
     pub bind: SocketAddr,
+    /// Its certificate; `None`: plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// Who may use `/v1` and the dashboard; empty: whoever comes from loopback.
     pub tokens: Vec<OpsToken>,
 }
@@ -154,7 +181,8 @@ impl OpsSettings {
             Ok(OpsToken { role, token: SecretString::from(token) })
         };
         let tokens = values.secrets(TOKENS)?.iter().enumerate().map(token).collect::<Result<_, ConfigError>>()?;
-        Ok(Self { bind: address(values, "FINHOOK_OPS_BIND")?, tokens })
+        let tls = TlsFiles::from_values(values, "FINHOOK_OPS_TLS_CERT", "FINHOOK_OPS_TLS_KEY")?;
+        Ok(Self { bind: address(values, "FINHOOK_OPS_BIND")?, tls, tokens })
     }
 }
 
@@ -357,6 +385,20 @@ mod tests {
         let problem = with_keys(&[("FINHOOK_EVENT_DAYS", "89")]).unwrap_err();
         assert!(problem.contains("from 90 to 36500, not 89: providers send events again"), "{problem}");
         assert!(with_keys(&[("FINHOOK_PAYLOAD_DAYS", "0")]).unwrap_err().contains("FINHOOK_PAYLOAD_DAYS"));
+    }
+
+    #[test]
+    fn a_certificate_comes_with_its_key() {
+        let both = [("FINHOOK_HTTP_TLS_CERT", "c.pem"), ("FINHOOK_HTTP_TLS_KEY", "k.pem")];
+        assert_eq!(with_keys(&both).unwrap().http.tls.unwrap().key, PathBuf::from("k.pem"));
+        assert!(with_keys(&[]).unwrap().ops.tls.is_none());
+        let problem = with_keys(&both[..1]).unwrap_err();
+        assert!(
+            problem.contains("FINHOOK_HTTP_TLS_KEY (not set): is needed beside FINHOOK_HTTP_TLS_CERT"),
+            "{problem}"
+        );
+        let problem = with_keys(&[("FINHOOK_OPS_TLS_KEY", "k.pem")]).unwrap_err();
+        assert!(problem.contains("FINHOOK_OPS_TLS_CERT (not set)"), "{problem}");
     }
 
     #[test]

@@ -16,10 +16,23 @@ pub const VARIABLES: &[Variable] = &[
     // The two URLs count as secrets because passwords stand in them.
     secret("DATABASE_URL", "The store: postgres://… or sqlite://path; unset, an embedded one in the data folder."),
     secret("AMQP_URL", "The broker: amqp://… or amqps://…; unset, an embedded queue, which needs the sqlite store."),
+    plain(
+        "FINHOOK_TRUST_NETWORK",
+        Some("false"),
+        "Whether database and broker may be on other machines without verified TLS (sslmode=verify-full, amqps).",
+    ),
     plain("FINHOOK_CONFIG", Some("finhook.toml"), "The configuration file; only the environment can name it."),
     plain("FINHOOK_DATA_DIR", Some("./finhook-data"), "The folder of the embedded database, queue and secrets."),
     plain("FINHOOK_HTTP_BIND", Some("127.0.0.1:8080"), "Where providers post webhooks."),
+    plain("FINHOOK_HTTP_TLS_CERT", None, "The certificate chain (a PEM file) with which that port speaks HTTPS."),
+    plain("FINHOOK_HTTP_TLS_KEY", None, "Its key (a PEM file); both are read again when they change."),
     plain("FINHOOK_OPS_BIND", Some("127.0.0.1:9090"), "Where health, metrics, the dashboard and /v1 are served."),
+    plain(
+        "FINHOOK_OPS_TLS_CERT",
+        None,
+        "The certificate chain (a PEM file) with which the operators' port speaks HTTPS.",
+    ),
+    plain("FINHOOK_OPS_TLS_KEY", None, "Its key (a PEM file); both are read again when they change."),
     secret("FINHOOK_OPS_TOKENS", "Bearer tokens of /v1 as ROLE:TOKEN, roles ops and app; without any, loopback only."),
     secret("FINHOOK_KEYS", "The key ring as ID:KEY[,ID:KEY…], keys in base64 of 32 bytes; the first seals, all open."),
     secret("FINHOOK_INDEX_KEY", "The key of the blind indexes, base64 of 32 bytes; it cannot be rotated."),

@@ -8,6 +8,7 @@
 //! URL token      unpadded base64url of an envelope; its key id is derived from the key
 //! ```
 //! An envelope of a delivery holds: length (4, big endian) of a head, the head as JSON (see [`envelope`]), the raw bytes.
+//! A text column without `fh1.` is what the product wrote before it moved in: only [`typeorm`] reads that.
 //! The cipher is AES-256-GCM in the XAES-256-GCM construction of C2SP (<https://c2sp.org/XAES-256-GCM>): one plain GCM key
 //! is spent after 2^32 random nonces, which a busy receiver reaches; with 24 bytes a random nonce never has to be counted.
 //!

@@ -25,13 +25,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+/// Either version of HTTP.
+pub(super) type Protocol = auto::Builder<TokioExecutor>;
+
 /// What HTTP/1 and HTTP/2 may take from us per connection.
-pub(super) fn protocol() -> auto::Builder<TokioExecutor> {
+pub(super) fn protocol() -> Protocol {
     let mut protocol = auto::Builder::new(TokioExecutor::new());
     protocol
         .http1()
@@ -68,15 +70,19 @@ pub(super) struct Patience {
 /// How long an HTTP/2 peer has to take the news that its connection ends.
 const GOODBYE_TIME: Duration = Duration::from_secs(1);
 
-/// Serves one connection until either side ends it, it is silent for too long, or `stop` is cancelled and it is done.
-pub(super) async fn serve(
-    protocol: Arc<auto::Builder<TokioExecutor>>,
-    (stream, peer): (TcpStream, Peer),
+/// Serves one connection, accepted at `since`, until either side ends it, it is silent for too long, or `stop` is cancelled
+/// and it is done.
+pub(super) async fn serve<S>(
+    protocol: Arc<Protocol>,
+    (stream, peer): (S, Peer),
     router: Router,
     patience: Patience,
+    since: Instant,
     stop: CancellationToken,
-) {
-    let pulse = Arc::new(Pulse::new(patience));
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let pulse = Arc::new(Pulse::new(patience, since));
     let served = Arc::clone(&pulse);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (router, serving, pulse) = (router.clone(), Serving::new(&served), Arc::clone(&served));
@@ -90,7 +96,7 @@ pub(super) async fn serve(
     });
     let io = TokioIo::new(Heard { stream, pulse: Arc::clone(&pulse) });
     let mut connection = pin!(protocol.serve_connection(io, service));
-    let mut timer = pin!(tokio::time::sleep_until(Instant::now() + patience.head_time));
+    let mut timer = pin!(tokio::time::sleep_until(since + patience.head_time));
     let (mut stopping, mut ending) = (false, false);
     loop {
         tokio::select! {
@@ -152,8 +158,8 @@ enum Phase {
 }
 
 impl Pulse {
-    fn new(patience: Patience) -> Self {
-        let state = State { phase: Phase::Fresh, since: Instant::now(), serving: 0, http2: false };
+    fn new(patience: Patience, since: Instant) -> Self {
+        let state = State { phase: Phase::Fresh, since, serving: 0, http2: false };
         Self { patience, state: Mutex::new(state) }
     }
 
@@ -245,12 +251,12 @@ impl hyper::body::Body for Answering {
 }
 
 /// The stream, telling the pulse what is heard.
-struct Heard {
-    stream: TcpStream,
+struct Heard<S> {
+    stream: S,
     pulse: Arc<Pulse>,
 }
 
-impl AsyncRead for Heard {
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -265,7 +271,7 @@ impl AsyncRead for Heard {
     }
 }
 
-impl AsyncWrite for Heard {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

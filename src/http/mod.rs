@@ -16,6 +16,7 @@ pub mod dashboard;
 pub mod error;
 pub mod ops_api;
 pub mod server;
+pub mod tls;
 pub mod webhooks;
 
 mod body;

@@ -12,9 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 pub use super::connection::Peer;
-use super::connection::{self, Patience};
+use super::connection::{self, Patience, Protocol};
+use super::tls::Tls;
 use crate::ops::shutdown::Shutdown;
 
 /// What a server may take.
@@ -69,8 +72,31 @@ pub struct Ended {
     pub cut: usize,
 }
 
+/// Where connections come from, in the clear or by TLS.
+pub struct Entrance {
+    tcp: TcpListener,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Entrance {
+    /// A listener behind TLS, if there is one.
+    pub fn new(tcp: TcpListener, tls: Option<Arc<Tls>>) -> Self {
+        Self { tcp, tls }
+    }
+}
+
+impl From<TcpListener> for Entrance {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
+}
+
 /// Serves until the shutdown begins; then accepts nothing more, finishes what is in flight, and returns by its deadline.
-pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, shutdown: &Shutdown) -> Ended {
+pub async fn serve(entrance: impl Into<Entrance>, router: Router, limits: ServerLimits, shutdown: &Shutdown) -> Ended {
+    let Entrance { tcp: listener, tls } = entrance.into();
+    if let Some(tls) = &tls {
+        tokio::spawn(tls.clone().follow(shutdown.token()));
+    }
     let protocol = Arc::new(connection::protocol());
     let patience = Patience { head_time: limits.head_time, idle_time: limits.idle_time };
     let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
@@ -91,7 +117,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
                 if !std::mem::replace(&mut full, true) {
                     tracing::warn!(connections.limit = limits.connections, "no room for more connections");
                 }
-                turn_away(stream, &turned_away);
+                // Words in the clear are none to a client that waits for a handshake.
+                if tls.is_none() {
+                    turn_away(stream, &turned_away);
+                }
             }
             Ok((stream, peer)) => {
                 // Said once per flood: not again before a tenth of the places was free.
@@ -99,7 +128,13 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
                 // Answers are one small segment: waiting to fill it would only delay them.
                 let _ = stream.set_nodelay(true);
                 let (protocol, stop) = (Arc::clone(&protocol), shutdown.token());
-                connections.spawn(connection::serve(protocol, (stream, Peer(peer)), router.clone(), patience, stop));
+                let (router, tls, stream) = (router.clone(), tls.clone(), (stream, Peer(peer)));
+                connections.spawn(async move {
+                    match tls {
+                        None => connection::serve(protocol, stream, router, patience, Instant::now(), stop).await,
+                        Some(tls) => over_tls(&tls, protocol, stream, router, patience, stop).await,
+                    }
+                });
             }
             Err(error) => pause_after(&error).await,
         }
@@ -113,6 +148,28 @@ pub async fn serve(listener: TcpListener, router: Router, limits: ServerLimits, 
     let cut = connections.len();
     connections.shutdown().await;
     Ended { cut }
+}
+
+/// A connection behind a handshake, which takes of the time that the first head has.
+async fn over_tls(
+    tls: &Tls,
+    protocol: Arc<Protocol>,
+    (stream, peer): (TcpStream, Peer),
+    router: Router,
+    patience: Patience,
+    stop: CancellationToken,
+) {
+    let since = Instant::now();
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout_at(since + patience.head_time, tls.accept(stream)) => accepted,
+        () = stop.cancelled() => return,
+    };
+    match accepted {
+        Ok(Ok(stream)) => connection::serve(protocol, (stream, peer), router, patience, since, stop).await,
+        // The text is rustls's: which step failed, with no byte of what was sent.
+        Ok(Err(error)) => tracing::trace!(error.text = %error, "no handshake"),
+        Err(_) => tracing::trace!("no handshake in time"),
+    }
 }
 
 fn report(ended: Result<(), JoinError>) {

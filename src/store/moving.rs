@@ -144,6 +144,9 @@ pub trait Moving: Send + Sync {
     /// How far the move is.
     async fn move_counts(&self) -> Result<MoveCounts, StoreError>;
 
+    /// Whether there are accounts that no index finds, because the product wrote them and nobody moved them in yet. Cheap.
+    async fn has_unmoved_accounts(&self) -> Result<bool, StoreError>;
+
     /// Up to `limit` rows that hold what the product wrote and have no place.
     async fn placeless(&self, limit: u32) -> Result<Vec<Placeless>, StoreError>;
 

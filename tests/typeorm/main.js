@@ -27,7 +27,7 @@ const bare = {
     return cipher.update(value, "utf8", "hex") + cipher.final("hex");
   },
   from(value) {
-    if (value === null || value === undefined) return value;
+    if (value === null || value === undefined) return undefined;
     const decipher = crypto.createDecipheriv("aes-256-cbc", Buffer.from(KEY, "hex"), Buffer.from(IV, "hex"));
     return decipher.update(value, "hex", "utf8") + decipher.final("utf8");
   },
@@ -41,6 +41,8 @@ const FORMS = [
 ];
 
 let database;
+/** What is connected to it, to be closed before it goes. */
+let opened = [];
 
 /** Runs finhook; what it printed. `input` is its standard input. */
 function finhook(args, { input = "", exit = 0, env = {} } = {}) {
@@ -68,7 +70,7 @@ function lines(text) {
 
 async function source(transformer, more = {}) {
   const classes = entities(transformer);
-  const opened = new DataSource({
+  const made = new DataSource({
     type: "postgres",
     url: database,
     entities: Object.values(classes),
@@ -76,15 +78,16 @@ async function source(transformer, more = {}) {
     installExtensions: false,
     ...more,
   });
-  await opened.initialize();
-  return Object.assign(opened, classes);
+  await made.initialize();
+  opened.push(made);
+  return Object.assign(made, classes);
 }
 
 /** The same source behind finhook's transformer. */
 function sealedSource(more) {
   const finhook = new Finhook({ keys: KEYS, indexKey: INDEX_KEY, ...more });
-  const opened = source(finhook.transformer, { subscribers: [finhook.subscriber] });
-  return opened.then((opened) => Object.assign(opened, { finhook }));
+  const made = source(finhook.transformer, { subscribers: [finhook.subscriber] });
+  return made.then((made) => Object.assign(made, { finhook }));
 }
 
 /** Everything as the product reads it, by id. */
@@ -120,7 +123,7 @@ async function fill(product) {
   // What an old table without unique keys has: an account twice, and an integration with an account twice.
   const one = await product.getRepository(Account).findOneOrFail({ where: {}, relations: { integration: true, user: true }, order: { createdAt: "ASC" } });
   await save(Account, { externalId: one.externalId, baasId: "known later", integration: one.integration, user: one.user });
-  const again = await save(Integration, { ...one.integration, id: undefined, authorizationId: "newer token", user: one.user });
+  const again = await save(Integration, { ...one.integration, id: undefined, createdAt: undefined, updatedAt: undefined, authorizationId: "newer token", user: one.user });
   await save(Account, { externalId: one.externalId, integration: again, user: one.user });
   const deleted = await product.getRepository(Account).find({ where: { baasId: IsNull() }, order: { createdAt: "DESC" }, take: 2 });
   await product.getRepository(Account).softRemove(deleted);
@@ -128,7 +131,7 @@ async function fill(product) {
 
 /** The accounts of a user as finhook opens them. */
 function revealed(user, env) {
-  const found = lines(finhook(["accounts", "--user", user, "--reveal", ...(process.env.FINHOOK_REVEAL ?? "").split(" ").filter(Boolean), "--json"], { env }));
+  const found = lines(finhook(["accounts", "--user", user, "--reveal", "--reason", "test", "--json"], { env }));
   return found.map((line) => [line.integration_external_id, line.external_id, line.baas_id ?? null].join("|")).sort();
 }
 
@@ -137,11 +140,19 @@ function expected(all, user) {
   return own.map((account) => [account.integration.externalId, account.externalId, account.baasId ?? null].join("|")).sort();
 }
 
+/** Closes what is connected; a connection that a failed test left busy is not waited for. */
+async function closed() {
+  const closing = Promise.allSettled(opened.map((one) => one.destroy()));
+  opened = [];
+  await Promise.race([closing, new Promise((resolve) => setTimeout(resolve, 2_000).unref())]);
+}
+
 async function moves(form) {
   const theirs = ["import", "typeorm", "--key-file", "-", ...form.arguments, "--json"];
   const move = (more, running = {}) => lines(finhook([...theirs, ...more], { input: `${KEY}\n`, ...running })).at(-1);
   const client = new pg.Client({ connectionString: database });
   await client.connect();
+  opened.push({ destroy: () => client.end() });
   const product = await source(form.theirs, { synchronize: true });
   await fill(product);
   const before = await everything(product);
@@ -193,9 +204,6 @@ async function moves(form) {
   assert.deepEqual(first.map((account) => account.baasId), ["known later"]);
   assert.equal(first[0].integration.authorizationId, "newer token");
   finhook([...theirs, "--finish"], { input: KEY });
-
-  for (const open of [product, legacy, sealed]) await open.destroy();
-  await client.end();
 }
 
 /** The entities write as they did, and finhook reads it; and the other way round. */
@@ -218,10 +226,11 @@ async function writes(sealed, client) {
   const changed = await accounts.findOneByOrFail({ id: made.id });
   changed.baasId = "l_2";
   await accounts.save(changed);
-  const renamed = await accounts.findOneByOrFail({ externalId: undefined, id: whole.accounts[0].id });
+  const renamed = await accounts.findOneByOrFail({ id: whole.accounts[0].id });
   renamed.externalId = "renamed";
   await accounts.save(renamed);
   whole.authorizationId = "token 2";
+  whole.accounts[0].externalId = "renamed";
   await integrations.save(whole);
   assert.equal((await integrations.findOneByOrFail({ id: whole.id })).authorizationId, "token 2");
 
@@ -270,8 +279,9 @@ async function refuses(sealed, client) {
   const before = await counted();
 
   await assert.rejects(accounts.update({ id: crypto.randomUUID() }, { externalId: "plain text" }), /save\(\) or insert\(\)/);
-  await assert.rejects(accounts.findBy({ externalId: "plain text" }), /finhook\.index/);
-  await assert.rejects(accounts.findBy({ externalId: In(["plain text"]) }), /finhook\.index/);
+  // TypeORM takes no function for a parameter, and says so in its own words.
+  await assert.rejects(accounts.findBy({ externalId: "plain text" }), /Function parameter/);
+  await assert.rejects(accounts.findBy({ externalId: In(["plain text"]) }), /Function parameter|finhook\.index/);
   const moved = await sealed.getRepository(Integration).findOneByOrFail({ externalId: "item new" });
   moved.externalId = "another";
   await assert.rejects(sealed.getRepository(Integration).save(moved), /sealed for/);
@@ -288,19 +298,16 @@ async function refuses(sealed, client) {
   );
   const [unopened] = await theirs.find({ take: 1 });
   assert.throws(() => JSON.stringify(unopened), /subscriber/);
-  await forgetful.destroy();
 
   const reader = await sealedSource({ writes: "none" });
   const read = reader.getRepository(reader.Account);
   const [found] = await read.find({ where: { user: { externalId: "u_5" } }, take: 1 });
   assert.equal(typeof found.externalId, "string");
   await assert.rejects(read.save(Object.assign(found, { externalId: "plain text" })), /read-only/);
-  await reader.destroy();
 
   const stranger = new Finhook({ keys: `7:${crypto.randomBytes(32).toString("base64")}`, indexKey: INDEX_KEY });
   const wrong = await source(stranger.transformer, { subscribers: [stranger.subscriber] });
   await assert.rejects(wrong.getRepository(wrong.Account).find({ take: 1 }), /cannot be opened/);
-  await wrong.destroy();
   // A value in another row's place does not open.
   const [one, other] = await rows(client, "select id, external_id from account where external_id_index is not null order by id limit 2");
   await client.query("update account set external_id = $2 where id = $1", [one.id, other.external_id]);
@@ -334,7 +341,11 @@ async function main() {
       try {
         await moves(form);
         console.log(`ok: ${form.name}`);
+      } catch (error) {
+        console.error(`${form.name}:`, error);
+        throw error;
       } finally {
+        await closed();
         await admin.query(`drop database ${name} with (force)`);
       }
     }

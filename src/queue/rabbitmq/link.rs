@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
+use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use secrecy::{ExposeSecret, SecretString};
@@ -27,6 +28,7 @@ use tracing::{error, info, warn};
 
 use super::refusal::{CALL_TIMEOUT, Trouble, call, judge};
 use super::topology::Topology;
+use crate::config::is_this_machine;
 use crate::ops::delays::Delays;
 use crate::queue::QueueError;
 
@@ -322,14 +324,14 @@ async fn open(url: &SecretString, role: &str, topology: &Topology, knock: bool) 
     if knock {
         self::knock(&uri).await?;
     }
-    let connection = connect(uri, role).await?;
+    let connection = connect(uri, authority(url)?, role).await?;
     topology.declare(&connection).await?;
     Ok(connection)
 }
 
 /// One connection without supervision, for commands that ask or declare once.
 pub(super) async fn connect_once(url: &SecretString) -> Result<Connection, Trouble> {
-    connect(address(url)?, "topology").await.map_err(|attempt| match attempt {
+    connect(address(url)?, authority(url)?, "topology").await.map_err(|attempt| match attempt {
         Attempt::Judged(trouble) => trouble,
         Attempt::Silent => {
             Trouble::Passing { code: None, sentence: "could not connect to the broker: no answer in time".into() }
@@ -337,13 +339,34 @@ pub(super) async fn connect_once(url: &SecretString) -> Result<Connection, Troub
     })
 }
 
-async fn connect(uri: AMQPUri, role: &str) -> Result<Connection, Attempt> {
+async fn connect(uri: AMQPUri, authority: Option<String>, role: &str) -> Result<Connection, Attempt> {
     let properties = ConnectionProperties::default().with_connection_name(format!("finhook {role}").into());
-    match timeout(CONNECT_TIMEOUT, Connection::connect_uri(uri, properties)).await {
+    let failed = |error: lapin::Error| Attempt::from(judge("connect to the broker", &error));
+    let runtime = lapin::runtime::default_runtime().map_err(failed)?;
+    let tls = OwnedTLSConfig { identity: None, cert_chain: authority };
+    let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+    match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(judge("connect to the broker", &error).into()),
         Err(_) => Err(Attempt::Silent),
     }
+}
+
+/// Whether what is sent to an address could be read or changed on the way. One that cannot be read is not judged here.
+pub fn is_exposed(url: &SecretString) -> bool {
+    let plain = |uri: AMQPUri| matches!(uri.scheme, AMQPScheme::AMQP) && !is_this_machine(&uri.authority.host);
+    url.expose_secret().trim().parse().is_ok_and(plain)
+}
+
+/// The CA that is trusted besides the system's: `cacertfile` in the address, as RabbitMQ's own clients name it. Read at
+/// every connection, so that a new one is taken up.
+fn authority(url: &SecretString) -> Result<Option<String>, Trouble> {
+    let Some((_, query)) = url.expose_secret().split_once('?') else { return Ok(None) };
+    let Some(path) = query.split('&').find_map(|pair| pair.strip_prefix("cacertfile=")) else { return Ok(None) };
+    std::fs::read_to_string(path.trim()).map(Some).map_err(|error| Trouble::Standing {
+        code: 0,
+        sentence: format!("AMQP_URL: its cacertfile {path} cannot be read: {}", error.kind()),
+    })
 }
 
 /// The address with our settings; a person's own in its query (`?heartbeat=20`) win.

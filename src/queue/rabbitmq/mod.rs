@@ -31,6 +31,7 @@ use tracing::warn;
 
 pub use self::changes::RabbitChanges;
 use self::consumer::{NotOpened, RabbitConsumer, Silent};
+pub use self::link::is_exposed;
 use self::link::{Alarm, Link, Session, connect_once};
 pub use self::management::{Inspection, Management};
 use self::publisher::Publisher;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Transaction};
 use uuid::Uuid;
 
@@ -27,6 +27,7 @@ use super::{
     Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent,
     UserView, aside, commit, first_id_of, forget as forget_user, marks,
 };
+use crate::config::is_this_machine;
 use crate::domain::{Cause, ChangedRow, EventState, Timestamp, UserId};
 
 /// How long to wait for a free connection. A worker that gets none has its batch held and tries again.
@@ -44,6 +45,15 @@ pub struct Postgres {
     options: StoreOptions,
     /// [`COMMIT_TIMEOUT`], unless a test cannot wait for it.
     pub(in crate::store) commit_timeout: Duration,
+}
+
+/// Whether what is sent to an address could be read or changed on the way: another machine, and no TLS that verifies it.
+/// One that cannot be read is not judged here.
+pub fn is_exposed(url: &SecretString) -> bool {
+    let Ok(connect) = PgConnectOptions::from_str(url.expose_secret()) else { return false };
+    let host = connect.get_host();
+    let on_this_machine = connect.get_socket().is_some() || host.starts_with('/') || is_this_machine(host);
+    !on_this_machine && !matches!(connect.get_ssl_mode(), PgSslMode::VerifyFull)
 }
 
 impl Postgres {

@@ -329,6 +329,18 @@ impl Moving for Postgres {
         counts(&mut *self.pool.acquire().await.map_err(errors::connecting)?).await
     }
 
+    async fn has_unmoved_accounts(&self) -> Result<bool, StoreError> {
+        query_scalar(
+            "select exists (
+                select from account
+                where external_id_index is null and duplicate_of is null and not starts_with(external_id, 'fh1.')
+            )",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(errors::of("look for accounts that are not moved in"))
+    }
+
     async fn placeless(&self, limit: u32) -> Result<Vec<Placeless>, StoreError> {
         let rows: Vec<(String, Uuid)> = query_as(PLACELESS)
             .bind(i64::from(limit))
