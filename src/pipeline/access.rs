@@ -313,7 +313,7 @@ mod tests {
 
     fn vault() -> Arc<Vault> {
         let ring = KeyRing::parse(&KeyRing::generate_entry(1)).unwrap();
-        Arc::new(Vault { ring, index: BlindIndex::parse(&fresh_key()).unwrap() })
+        Arc::new(Vault { ring, index: BlindIndex::parse(&fresh_key()).unwrap(), theirs: None })
     }
 
     fn gate(tokens: &[OpsToken]) -> (Arc<Gate>, WallClock) {
