@@ -345,7 +345,7 @@ mod tests {
     fn every_metric_is_rendered_under_its_name_with_help() {
         let handle = install();
         let unit = ProviderName::new("unit");
-        start_at_zero([unit], &["stale", "mismatch"]);
+        start_at_zero([unit], &["of_this_test"]);
         deliveries(None, Outcome::Misdirected);
         verification_failure(unit, "stale");
         ack_seconds(unit, Duration::from_millis(3));
@@ -383,7 +383,7 @@ mod tests {
         }
         assert!(text.contains("finhook_ack_seconds_bucket{provider=\"unit\",le=\"0.005\"}"), "{text}");
         assert!(
-            text.contains("finhook_verification_failures_total{provider=\"unit\",reason=\"mismatch\"} 0"),
+            text.contains("finhook_verification_failures_total{provider=\"unit\",reason=\"of_this_test\"} 0"),
             "{text}"
         );
         assert!(text.contains("finhook_queue_messages{queue=\"finhook.unit\",state=\"ready\"} 7"));

@@ -26,6 +26,8 @@ pub struct Tally {
     not_accepted: Mutex<BTreeMap<(&'static str, &'static str), Meter>>,
     failures: Mutex<BTreeMap<(&'static str, String), Meter>>,
     events: Mutex<(Meter, Times)>,
+    /// Into the retrying events, and out of them.
+    retrying: Mutex<(Meter, Meter)>,
 }
 
 /// How often something was said to a sender.
@@ -88,6 +90,19 @@ impl Tally {
     /// An event was committed so long after its receipt.
     pub fn latency(&self, now: Second, took: Duration) {
         locked(&self.events).1.record(now, took);
+    }
+
+    /// Events were put among the retrying ones, or left them.
+    pub fn retrying(&self, now: Second, entered: u64, left: u64) {
+        let (into, out) = &mut *locked(&self.retrying);
+        into.add(now, entered);
+        out.add(now, left);
+    }
+
+    /// Events that are put among the retrying ones, and that leave them, a second.
+    pub fn retrying_per_second(&self, now: Second) -> (f64, f64) {
+        let (into, out) = &*locked(&self.retrying);
+        (into.per_second(now), out.per_second(now))
     }
 
     /// Deliveries accepted a second.
@@ -206,6 +221,14 @@ mod tests {
         let (tally, now) = (Tally::default(), Second::now());
         tally.latency(now, Duration::from_secs(86_400));
         assert!((3_500.0..3_700.0).contains(&tally.event_latency(now).unwrap().max));
+    }
+
+    #[test]
+    fn retrying_events_come_and_go() {
+        let (tally, now) = (Tally::default(), Second::now());
+        tally.retrying(now, 10, 0);
+        tally.retrying(now, 0, 5);
+        assert_eq!(tally.retrying_per_second(now.plus(Duration::from_secs(1))), (2.0, 1.0));
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! Law: each question has a timeout, and one that fails leaves the other's answer alone.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -90,12 +92,18 @@ impl Observer {
 
     /// Looks until it is stopped.
     pub async fn run(&self, stop: CancellationToken) {
-        loop {
-            self.look().await;
-            tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
-                () = stop.cancelled() => return,
+        let looking = async {
+            loop {
+                // Nobody starts this task again: a panic is this look's failure, not the end of all of them.
+                if AssertUnwindSafe(self.look()).catch_unwind().await.is_err() {
+                    tracing::error!("a look at queues and tables panicked; the next one follows");
+                }
+                tokio::time::sleep(EVERY).await;
             }
+        };
+        tokio::select! {
+            () = looking => {}
+            () = stop.cancelled() => {}
         }
     }
 
@@ -124,7 +132,7 @@ impl Observer {
                 (known.cloned().collect(), before.queues_at)
             }
         };
-        queues.extend(retrying(&pending));
+        queues.extend(retrying(&pending, Some(retrying_rates())));
         let snapshot = Snapshot {
             at: now,
             queues,
@@ -273,18 +281,24 @@ fn aged(seen: &PendingNow, now: Timestamp) -> PendingNow {
     PendingNow { age_seconds, ..seen.clone() }
 }
 
-/// The retrying events as a queue; none where the tables are not looked at.
-pub fn retrying(pending: &[PendingNow]) -> Option<QueueNow> {
+/// The retrying events as a queue, with the rates in and out of it if they are known; none where the tables are not looked at.
+pub fn retrying(pending: &[PendingNow], rates: Option<(f64, f64)>) -> Option<QueueNow> {
     let rows: Vec<_> = pending.iter().filter(|pending| pending.state == EventState::Retrying).collect();
+    let (in_per_second, out_per_second) = rates.unzip();
     (!rows.is_empty()).then(|| QueueNow {
         queue: RETRYING.into(),
         ready: rows.iter().map(|row| row.count).sum(),
         unacked: None,
         consumers: None,
-        in_per_second: None,
-        out_per_second: None,
+        in_per_second,
+        out_per_second,
         lag_seconds: Some(rows.iter().map(|row| row.age_seconds).fold(0.0, f64::max)),
     })
+}
+
+/// Events that this process put among the retrying ones, and took from them, a second.
+fn retrying_rates() -> (f64, f64) {
+    tally::of_process().retrying_per_second(Second::now())
 }
 
 fn intake() -> Intake {

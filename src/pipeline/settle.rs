@@ -21,8 +21,10 @@ use tokio_util::sync::CancellationToken;
 use super::read::Desk;
 use crate::domain::{Cause, EventState, ProviderName, Timestamp};
 use crate::ops::delays::Delays;
+use crate::ops::meter::Second;
 use crate::ops::metrics::{self, EventFate};
 use crate::ops::spans::Span;
+use crate::ops::tally;
 use crate::ops::throttle::Throttle;
 use crate::store::{Arriving, Batch, Committed, Failed, Outcome, Store, StoreError, StoreTrouble};
 
@@ -84,6 +86,10 @@ impl Settler {
 
     /// Commits a batch, isolating events that fail alone. way: 12/12
     pub async fn settle(&self, items: Vec<Item>) -> Settled {
+        if items.is_empty() {
+            // A sweep that found nothing is no commit, and must not look like one.
+            return Settled::Done;
+        }
         // Portions and halves wait on a stack and not in recursion.
         let mut pending = portions(items);
         let mut settled = Settled::Done;
@@ -92,7 +98,11 @@ impl Settler {
             let events = items.drain(..).map(|item| item.arriving).collect();
             let batch = Batch { events, ..Batch::default() };
             match self.commit(&batch).await {
-                Ok(committed) => record(&batch, &committed, self.desk.now()),
+                Ok(committed) => {
+                    record(&batch, &committed, self.desk.now());
+                    let retried = attempts.iter().filter(|attempts| **attempts > 0).count();
+                    tally::of_process().retrying(Second::now(), 0, retried as u64);
+                }
                 Err(error) if error.is_transient() => return Settled::GaveUp,
                 Err(error) => {
                     let mut items: Vec<Item> = batch
@@ -167,6 +177,9 @@ impl Settler {
         match self.patiently(|| self.store.set_aside(&rows)).await {
             Ok(()) => {
                 metrics::events(provider, EventFate::Stored(state), 1);
+                let (again, before) = (state == EventState::Retrying, attempts > 1);
+                let (entered, left) = (u64::from(again && !before), u64::from(!again && before));
+                tally::of_process().retrying(Second::now(), entered, left);
                 Settled::Done
             }
             Err(error) if error.is_transient() => Settled::GaveUp,
@@ -239,5 +252,4 @@ fn record(batch: &Batch, committed: &Committed, now: Timestamp) {
             Outcome::Forgotten => metrics::events(event.provider, EventFate::Forgotten, 1),
         }
     }
-    metrics::last_commit(now);
 }

@@ -21,6 +21,7 @@ use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 
 use crate::domain::{EventState, ProviderName, Timestamp};
+use crate::ops::metrics;
 use crate::ops::tally::{Percentiles, Said};
 
 /// The row of the retrying events among the queues.
@@ -205,6 +206,7 @@ impl Watch {
     pub fn committed(&self, newest: BTreeMap<String, Timestamp>, now: Timestamp) {
         self.learn(newest);
         self.last_commit.fetch_max(now.micros(), Ordering::Relaxed);
+        metrics::last_commit(now);
     }
 
     /// Takes over how far queues are worked off, where that is further than known here.

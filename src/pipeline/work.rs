@@ -168,7 +168,7 @@ impl Worker {
     /// Takes batches until the consumer ends, a batch is given up, or we are told to stop. What is stuck stays with the
     /// consumer for a while, so that the others go on, and is then given back: it comes again in a narrower circle.
     async fn drain(&self, consumer: &mut dyn Consumer, unstuck: &mut Delays) -> Result<Settled, QueueError> {
-        let mut stuck = 0;
+        let (mut stuck, mut held) = (0, None);
         let mut give_back_at: Option<Instant> = None;
         loop {
             let due = give_back_at.unwrap_or_else(Instant::now);
@@ -187,6 +187,8 @@ impl Worker {
                 Settled::GaveUp => return Ok(Settled::GaveUp),
                 Settled::Stuck => {
                     stuck += messages;
+                    // Work that is not done, as long as it is not given back.
+                    held.get_or_insert_with(|| self.watch.taken());
                     give_back_at.get_or_insert_with(|| Instant::now() + unstuck.after_failure());
                 }
             }

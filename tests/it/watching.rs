@@ -67,6 +67,26 @@ async fn with_the_worker_stopped_command_and_metrics_say_how_many_wait() {
     assert!(receiver.terminate().0.success());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_without_broker_is_ready_only_with_a_spool() {
+    let away = Finhook::new().with("AMQP_URL", "amqp://guest:hunter2@127.0.0.1:9");
+    let receiver = away.serve(&["--only", "receiver"]);
+    let answer = reqwest::get(format!("{}/readyz", receiver.ops)).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let ready: Value = answer.json().await.unwrap();
+    let queue = ready["checks"].as_array().unwrap().iter().find(|check| check["name"] == json!("queue")).unwrap();
+    assert_eq!((&queue["ok"], &queue["why"]), (&json!(false), &json!("the broker is away")));
+    assert!(queue["since"].as_str().unwrap().ends_with('Z'), "{queue}");
+    assert_eq!(reqwest::get(format!("{}/healthz", receiver.ops)).await.unwrap().status(), 200);
+    assert!(receiver.terminate().0.success());
+
+    let folder = away.folder().join("spool.db").display().to_string();
+    let receiver = away.with("FINHOOK_SPOOL", folder).serve(&["--only", "receiver"]);
+    let answer = reqwest::get(format!("{}/readyz", receiver.ops)).await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    assert!(receiver.terminate().0.success());
+}
+
 #[test]
 fn watching_without_a_terminal_prints_a_line_a_queue_until_it_is_interrupted() {
     let finhook = Finhook::new();

@@ -8,6 +8,9 @@ use crate::store::Store;
 const AWAY: &str = "see that DATABASE_URL is right and that the database runs and lets us in";
 
 pub(super) async fn tried(app: &Configured) -> Vec<Tried> {
+    if matches!(&app.settings.store, StoreSettings::Sqlite { path } if !path.exists()) {
+        return vec![Tried::new("database", Ok("embedded; `finhook serve` will make it".to_owned()))];
+    }
     let opened = async {
         let wrong = |error: String| Fault::new(error, AWAY);
         let vault = app.vault().map_err(|error| wrong(error.to_string()))?;

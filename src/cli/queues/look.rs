@@ -78,7 +78,7 @@ impl Looker {
         let (pending, progress) = tables.unzip();
         let newest: BTreeMap<_, _> = progress.unwrap_or_default().into_iter().collect();
         let mut queues = observe::queues(&depths, &newest, |_| None, now);
-        queues.extend(pending.and_then(|rows| observe::retrying(&observe::pending(&rows, now))));
+        queues.extend(pending.and_then(|rows| observe::retrying(&observe::pending(&rows, now), None)));
         Ok(Look { at: now, queues, left_out })
     }
 
@@ -107,6 +107,13 @@ impl Looker {
                 None => {
                     let vault = self.app.vault().map_err(|error| error.to_string())?;
                     let store = self.app.store_as_it_is(vault).await.map_err(|error| format!("{error:#}"))?;
+                    let migrations = store.migrations().await.map_err(|error| error.to_string())?;
+                    if migrations.iter().any(|migration| !migration.applied) {
+                        store.close().await;
+                        return Err(
+                            "the database lacks migrations of this version; run `finhook migrate up`".to_owned()
+                        );
+                    }
                     self.store.insert(store).clone()
                 }
             };

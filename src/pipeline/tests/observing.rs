@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 
 use super::bench::{Bench, about, received_at};
 use crate::crypto::SealedDelivery;
@@ -168,6 +169,14 @@ on_both! {
         assert_eq!(looking.check("queue").0.as_deref(), Some("the queue connection is gone"));
         let history = looking.watch.history();
         assert_eq!(history.iter().map(|sample| sample.queues.len()).collect::<Vec<_>>(), [2, 0]);
+    }
+
+    async fn a_sweep_that_finds_nothing_is_no_commit(db) {
+        let bench = Bench::new(&db).await;
+        bench.sweeper(bench.desk()).everything().await.unwrap();
+        assert!(bench.tables.committed.notified().now_or_never().is_none());
+        bench.take(&[about(1, "created", 0)]).await;
+        assert!(bench.tables.committed.notified().now_or_never().is_some());
     }
 
     async fn what_waits_in_the_tables_is_counted_with_its_age(db) {
