@@ -33,6 +33,9 @@ export async function ask(path, { method = 'GET', query, body, signal } = {}) {
   }
   if (answer.status === 401 && path !== '/session') return logIn();
   const json = (answer.headers.get('content-type') ?? '').includes('json') ? await answer.json() : null;
-  if (!answer.ok) throw new Problem(answer.status, json?.title ?? `Answer ${answer.status}`, json?.detail);
+  if (!answer.ok) {
+    const wrong = (json?.errors ?? []).map((field) => `${field.parameter ?? field.pointer ?? ''} ${field.detail}`.trim());
+    throw new Problem(answer.status, json?.title ?? `Answer ${answer.status}`, json?.detail ?? wrong.join('; '));
+  }
   return json;
 }

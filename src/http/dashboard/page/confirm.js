@@ -10,22 +10,24 @@ export function confirmed({ title, text, yes, harmful = false }, act) {
   at('confirm-text').textContent = text;
   go.textContent = yes;
   go.className = harmful ? 'main bad' : 'main';
-  go.disabled = false;
+  go.disabled = no.disabled = false;
   problem.textContent = '';
   return new Promise((resolve) => {
     let result = null;
     go.onclick = async (event) => {
       event.preventDefault();
-      go.disabled = true;
+      go.disabled = no.disabled = true;
       problem.textContent = '';
       try {
         result = await act();
         dialog.close('yes');
       } catch (error) {
         problem.textContent = error.message;
-        go.disabled = false;
+        go.disabled = no.disabled = false;
       }
     };
+    // What has begun is waited for, so that whoever asked sees what came of it.
+    dialog.oncancel = (event) => go.disabled && event.preventDefault();
     dialog.onclose = () => resolve(result);
     say('');
     dialog.showModal();

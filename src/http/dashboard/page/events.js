@@ -34,6 +34,7 @@ class Events {
   /** Whether the selection is everything that the filter lets through, not ids. */
   everything = null;
   seen = null;
+  asking = null;
 
   constructor() {
     const act = (id, does) => at(id).addEventListener('click', () => does());
@@ -92,10 +93,14 @@ class Events {
     sessionStorage.setItem('list', location.search);
     this.choose(() => this.chosen.clear());
     at('list-problem').textContent = at('list-done').textContent = '';
+    this.asking?.abort();
+    const { signal } = (this.asking = new AbortController());
     try {
-      const answer = await ask('/v1/events', { query: { ...this.filter, limit: PER_PAGE, cursor: this.cursor } });
+      const answer = await ask('/v1/events', { query: { ...this.filter, limit: PER_PAGE, cursor: this.cursor }, signal });
       Object.assign(this, { list: answer.events, next: answer.next ?? null });
     } catch (problem) {
+      // A later question is on its way.
+      if (signal.aborted) return;
       Object.assign(this, { list: [], next: null });
       at('list-problem').textContent = problem.message;
     }

@@ -35,6 +35,8 @@ export function listen(hear, opened = () => {}) {
     pill.hidden = false;
     pill.className = stale ? 'pill warn' : 'pill good';
     write(pill, stale ? 'stale' : 'live');
+    // Whether it is ready now nobody knows either.
+    if (stale) at('ready').hidden = true;
     write(at('stale'), stale ? `Stale since ${clock(heard)} UTC: finhook is not heard any more. Trying again.` : '');
   };
   open();

@@ -17,8 +17,9 @@ export function overview() {
   document.title = 'finhook';
   const plots = drawings();
   const history = remember();
+  let now = null;
   const hear = (sent) => {
-    const now = read(sent);
+    now = read(sent);
     readiness(now.checks);
     figures(now);
     queues(now);
@@ -33,6 +34,9 @@ export function overview() {
   const load = async () => {
     try {
       history.load((await ask('/v1/queues/history')).samples);
+      if (now === null) return;
+      history.add(now);
+      draw(plots, history, now);
     } catch (problem) {
       say(problem.message);
     }
@@ -50,10 +54,11 @@ function figures(now) {
     return el('a', { href: `/events?state=${state}`, 'aria-label': `${state} events, ${text}` }, text);
   };
   const lag = Math.max(0, ...now.queues.map((queue) => queue.lag ?? 0));
-  const pace = !now.waiting ? 'all queues are empty' : lag >= 1 ? `lag ${age(lag)}` : 'being worked on';
+  const idle = now.queues.some((queue) => queue.ready > 0 && queue.consumers === 0);
+  const pace = !now.waiting ? 'all queues are empty' : idle ? 'no worker is connected' : lag >= 1 ? `lag ${age(lag)}` : 'being worked on';
   const refused = now.refusals.reduce((sum, entry) => sum + entry.total, 0);
   const list = [
-    ['waiting', 'Waiting', count(now.waiting), '', now.queuesAt ? pace : 'the queue does not answer', lag > LATE ? 'warn' : ''],
+    ['waiting', 'Waiting', count(now.waiting), '', now.queuesAt ? pace : 'the queue does not answer', idle || lag > LATE ? 'warn' : ''],
     ['accepted', 'Accepted', rate(now.accepted), '/s', now.receives ? lately(now.ack, `ack ${latency(now.ack.p50)} · p95 ${latency(now.ack.p95)}`) : 'not by this process', ''],
     ['refused', 'Refused', rate(now.refused), '/s', now.receives ? `${count(refused)} in all` : 'not by this process', now.refused > 0 ? 'warn' : ''],
     ['latency', 'Event latency', latency(now.latency.p50), '', now.works ? lately(now.latency, `p95 ${latency(now.latency.p95)} · ${rate(now.committed)}/s`) : 'not by this process', ''],
@@ -133,7 +138,7 @@ function drawings() {
 function draw(plots, history, now) {
   const { times } = history;
   const line = (name, look, which) => ({ name, look, values: history.values(which) });
-  plots.depth.update(times, now.queues.map(({ name, look }) => ({ name, look, values: history.depths(name) })));
+  plots.depth.update(times, now.queues.map(({ name, label, look }) => ({ name: label, look, values: history.depths(name) })));
   plots.flow.update(times, [
     line('accepted', 's0', 'accepted'), line('refused', 's1', 'refused'), line('events committed', 's2', 'committed'),
   ]);

@@ -5,22 +5,24 @@ import { minute } from './words.js';
 
 const HOUR = 3_600_000;
 const TABLE_STEP = 300_000;
+// How many steps the cursor has in an hour: one each 5 s, as there are samples.
+const STEPS = 720;
 const PAD = { left: 52, right: 8, top: 8, bottom: 20 };
 
 /** A plot in `place`. `shown` writes a value, `sum` makes the sentence,
     `least` is the smallest top of the axis. */
 export class Plot {
   constructor(place, { name, shown, sum, least = 4 }) {
-    Object.assign(this, { shown, sum, least, cursor: null, series: [], times: [] });
+    Object.assign(this, { shown, sum, least, wanted: null, series: [], times: [] });
     this.drawing = svg('svg', { 'aria-hidden': 'true', focusable: 'false' });
-    this.range = el('input', { type: 'range', min: 0, max: 0, value: 0, 'aria-label': `${name}: look at a time` });
+    this.range = el('input', { type: 'range', min: 0, max: STEPS, value: STEPS, 'aria-label': `${name}: look at a time` });
     this.keys = el('figcaption');
     this.table = el('table');
     const caption = el('summary', {}, 'As a table');
     const scroll = el('div', { class: 'scroll', role: 'group', 'aria-label': `${name} as a table`, tabindex: 0 }, this.table);
     this.details = el('details', { ontoggle: () => this.tabulate() }, caption, scroll);
     place.replaceChildren(el('figure', { class: 'plot' }, this.keys, this.drawing, this.range, this.details));
-    this.range.addEventListener('input', () => this.look(Number(this.range.value)));
+    this.range.addEventListener('input', () => this.look(this.until() - (STEPS - Number(this.range.value)) * (HOUR / STEPS)));
     this.range.addEventListener('blur', () => this.look(null));
     this.drawing.addEventListener('pointermove', (event) => this.point(event));
     this.drawing.addEventListener('pointerleave', () => this.look(null));
@@ -30,39 +32,37 @@ export class Plot {
   /** New data: `times` in milliseconds, oldest first, and per series a name, a class and as many values (null = unknown). */
   update(times, series) {
     Object.assign(this, { times, series });
-    const last = Math.max(0, times.length - 1);
-    const follows = Number(this.range.value) >= Number(this.range.max);
-    this.range.max = last;
-    if (follows) this.range.value = last;
-    if (this.cursor !== null && this.cursor > last) this.cursor = null;
     this.draw();
     this.tabulate();
   }
 
-  look(cursor) {
-    this.cursor = cursor;
-    if (cursor === null) this.range.value = this.range.max;
+  until() {
+    return this.times.at(-1) ?? Date.now();
+  }
+
+  /** Looks at a time; null: at now. */
+  look(wanted) {
+    this.wanted = wanted;
     this.draw();
   }
 
   point(event) {
     const box = this.drawing.getBoundingClientRect();
-    const until = this.times.at(-1);
-    if (!until) return;
-    const time = until - HOUR + ((event.clientX - box.left - PAD.left) / (box.width - PAD.left - PAD.right)) * HOUR;
-    let nearest = 0;
-    this.times.forEach((at, place) => {
-      if (Math.abs(at - time) < Math.abs(this.times[nearest] - time)) nearest = place;
-    });
-    this.range.value = nearest;
-    this.look(nearest);
+    this.look(this.until() - HOUR + ((event.clientX - box.left - PAD.left) / (box.width - PAD.left - PAD.right)) * HOUR);
+  }
+
+  /** The place of the sample that is nearest to the time that is looked at; null: now. */
+  cursor() {
+    if (this.wanted === null || !this.times.length) return null;
+    const far = (place) => Math.abs(this.times[place] - this.wanted);
+    return this.times.reduce((best, _, place) => (far(place) < far(best) ? place : best), 0);
   }
 
   draw() {
     const { width, height } = this.drawing.getBoundingClientRect();
     if (width < 80 || height < 40) return;
     this.drawing.setAttribute('viewBox', `0 0 ${width} ${height}`);
-    const until = this.times.at(-1) ?? Date.now();
+    const until = this.until();
     const most = this.series.reduce((most, line) => line.values.reduce((one, value) => Math.max(one, value ?? 0), most), this.least);
     const step = nice(most / (height > 160 ? 4.5 : 2.5));
     const top = Math.ceil(most / step - 1e-9) * step;
@@ -81,23 +81,25 @@ export class Plot {
     for (const line of this.series) {
       parts.push(...strokes(this.times, line, x, y, height - PAD.bottom, this.series.length === 1));
     }
-    const place = this.cursor ?? this.times.length - 1;
-    if (this.cursor !== null && this.times[place] !== undefined) {
-      const [from, to] = [PAD.top, height - PAD.bottom];
-      parts.push(svg('line', { class: 'cursor', x1: x(this.times[place]), x2: x(this.times[place]), y1: from, y2: to }));
+    const cursor = this.cursor();
+    if (cursor !== null) {
+      const at = x(this.times[cursor]);
+      parts.push(svg('line', { class: 'cursor', x1: at, x2: at, y1: PAD.top, y2: height - PAD.bottom }));
     }
+    this.range.value = cursor === null ? STEPS : Math.round(STEPS - (until - this.times[cursor]) / (HOUR / STEPS));
     this.drawing.replaceChildren(...parts);
-    this.label(place);
+    this.label(cursor);
   }
 
-  label(place) {
-    const when = this.cursor === null ? 'Now' : minute(this.times[place]);
+  label(cursor) {
+    const place = cursor ?? this.times.length - 1;
+    const when = cursor === null ? 'Now' : minute(this.times[place]);
     const value = (line) => this.shown(line.values[place] ?? null);
     const keys = this.series.map((line) => {
       const swatch = el('span', { class: `swatch ${line.look}`, 'aria-hidden': 'true' });
       return el('span', { class: 'key' }, swatch, `${line.name} `, el('b', {}, value(line)));
     });
-    const sentence = this.cursor === null ? this.sum(this.times, this.series) : `At ${when} UTC`;
+    const sentence = cursor === null ? this.sum(this.times, this.series) : `At ${when} UTC`;
     this.keys.replaceChildren(el('span', { class: 'summary' }, sentence), ...keys);
     const spoken = this.series.map((line) => `${line.name} ${value(line)}`).join(', ');
     this.range.setAttribute('aria-valuetext', `${when}: ${spoken || 'nothing measured yet'}`);

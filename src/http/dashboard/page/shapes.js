@@ -2,17 +2,26 @@
 
 import { el } from './dom.js';
 
-// A queue's look: the providers' in their order, then those that are not a provider's.
-const OTHERS = { unrouted: 's4 dashed', dead: 's5 dashed', spool: 's6 dashed', retrying: 's7 dashed' };
+// Queues that are no provider's: what a plot calls them, and their look.
+const OTHERS = {
+  unrouted: ['unrouted', 's4 dashed'],
+  dead: ['dead letters', 's5 dashed'],
+  spool: ['spool', 's6 dashed'],
+  retrying: ['retrying', 's7 dashed'],
+};
 
 /** A snapshot, as `/live` sends it. */
 export function read({ snapshot, checks }) {
-  let provider = 0;
-  const queues = snapshot.queues.map((queue) => {
-    const other = OTHERS[queue.queue.split('.').at(-1)];
+  const last = (queue) => queue.queue.split('.').at(-1);
+  const isOther = (queue) => last(queue) in OTHERS;
+  // Providers by name, so that each has the same colour in every process; then the others as they come.
+  const providers = snapshot.queues.filter((queue) => !isOther(queue)).sort((one, other) => (one.queue < other.queue ? -1 : 1));
+  const queues = [...providers, ...snapshot.queues.filter(isOther)].map((queue, place) => {
+    const [label, look] = OTHERS[last(queue)] ?? [last(queue), `s${place % 4}`];
     return {
       name: queue.queue,
-      look: other ?? `s${provider++ % 4}`,
+      label,
+      look,
       ready: queue.ready,
       unacked: queue.unacked,
       consumers: queue.consumers,
