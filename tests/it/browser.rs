@@ -97,13 +97,16 @@ impl Browser {
         self.page.close().await.unwrap();
     }
 
-    /// A screen so wide, by day or by night.
+    /// A screen so wide, by day or by night; at night for somebody who wants things to keep still.
     pub async fn look(&self, width: u32, night: bool) {
         let height = if width < 600 { 844 } else { 900 };
-        let screen = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        let screen = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
         self.devtools("Emulation.setDeviceMetricsOverride", screen).await;
         let scheme = if night { "dark" } else { "light" };
-        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        let motion = if night { "reduce" } else { "no-preference" };
+        let media = json!({ "features": [
+            { "name": "prefers-color-scheme", "value": scheme }, { "name": "prefers-reduced-motion", "value": motion },
+        ] });
         self.devtools("Emulation.setEmulatedMedia", media).await;
     }
 

@@ -83,7 +83,8 @@ async fn an_operator_sees_depth_rise_and_fall_and_a_dead_event_applied_after_its
     log_in(&browser, &receiver.ops).await;
     browser.until(WAITING, is(0)).await;
 
-    let sent = 37;
+    // More than a page of the table holds.
+    let sent = 57;
     let post = Post::new(&receiver.public).unwrap();
     for number in 0..sent {
         assert_eq!(post.send(&signer.signed("unit", account(number))).await, Answer::Accepted);
@@ -95,6 +96,11 @@ async fn an_operator_sees_depth_rise_and_fall_and_a_dead_event_applied_after_its
     let printed = finhook.run(&["queues", "--json"]).exits(0).json_lines();
     let printed: u64 = printed.iter().filter_map(|queue| queue["ready"].as_u64()).sum();
     assert_eq!(printed, sent, "and so does the command");
+    let metrics = reqwest::get(format!("{}/metrics", receiver.ops)).await.unwrap().text().await.unwrap();
+    let ready =
+        metrics.lines().filter(|line| line.starts_with("finhook_queue_messages{") && line.contains("\"ready\""));
+    let ready: f64 = ready.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+    assert_eq!(ready as u64, sent, "and so do the metrics");
     browser.until("#depth .summary", |text| text.contains(&format!("Most: {sent} "))).await;
     browser.shoot("depth-risen").await;
 
@@ -132,6 +138,22 @@ async fn an_operator_sees_depth_rise_and_fall_and_a_dead_event_applied_after_its
     assert!(browser.text("#rows").await.contains("account"));
     browser.shoot("event-applied").await;
     assert!(worker.log().contains("audit.act"), "the act has its line in the log");
+
+    // All that match, on every page: counted by the server, then discarded in one act.
+    browser.go(&format!("{}/events?state=unlinked&provider=unit", worker.ops)).await;
+    browser.until("#events tbody", |text| text.matches("unlinked").count() == 50).await;
+    browser.click("#older").await;
+    browser.until("#page", |text| text == "Page 2").await;
+    browser.until("#events tbody", |text| text.matches("unlinked").count() == 6).await;
+    browser.click("#select-page").await;
+    browser.until("#selected", |text| text == "6 events selected").await;
+    browser.click("#select-all").await;
+    browser.until("#selected", |text| text == "56 events selected").await;
+    browser.click("#discard").await;
+    browser.until("#confirm-title", |text| text == "Discard 56 events?").await;
+    browser.click("#confirm-yes").await;
+    browser.until("#list-done", |text| text == "56 events discarded.").await;
+    browser.until("#none", |text| text == "No event matches.").await;
 
     let complaints = browser.complaints().await;
     assert!(complaints.iter().all(|said| expected(said)), "{complaints:?}");
@@ -173,6 +195,8 @@ async fn every_view_is_usable_on_a_phone_and_on_a_desk_by_day_and_by_night_and_s
         check(&browser, &name("login")).await;
         log_in(&browser, ops).await;
         browser.until("#people tbody", |text| text.contains("unit")).await;
+        let beat = "return getComputedStyle(document.getElementById('stream'), '::before').animationName";
+        assert_eq!(browser.run(beat).await, if night { "none" } else { "beat" }, "whether the dot beats");
         browser.run("document.querySelector('#depth details').open = true").await;
         browser.until("#depth details table", |text| text.contains("Time (UTC)")).await;
         check(&browser, &name("overview-with-table")).await;
