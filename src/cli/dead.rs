@@ -12,6 +12,7 @@ use super::events::{Narrow, each};
 use super::replaying::{self, Order};
 use super::{Done, audit, output};
 use crate::domain::{Cause, EventState, Reason, Timestamp};
+use crate::pipeline::console::events::{help, parts};
 use crate::pipeline::replay::Which;
 use crate::store::audit::{About, Act};
 use crate::store::{EventRow, Store};
@@ -253,60 +254,15 @@ async fn discard(args: Discard, store: &dyn Store, app: &Configured) -> anyhow::
     Ok(if left.is_empty() { Done::Yes } else { Done::No })
 }
 
-/// A stored reason in its parts: `missing_field at /id`, `not_json at byte 17`.
-fn parts(stored: &str) -> (&str, Option<&str>, Option<u64>) {
-    let mut parts = stored.split(" at ");
-    let cause = parts.next().unwrap_or_default();
-    let (mut path, mut position) = (None, None);
-    for part in parts {
-        match part.strip_prefix("byte ") {
-            Some(byte) => position = byte.parse().ok(),
-            None => path = Some(part),
-        }
-    }
-    (cause, path, position)
-}
-
 /// The two largest units of an age.
 fn age(seconds: i64) -> String {
     let text = humantime::format_duration(Duration::from_secs(seconds.max(0).unsigned_abs())).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// What a person can do about it.
-fn help(cause: Cause) -> &'static str {
-    match cause {
-        Cause::UnknownKey => "put the key back into FINHOOK_KEYS: workers then release it by themselves",
-        Cause::UnknownProvider => "a newer finhook sent it: upgrade the workers, then requeue it",
-        Cause::Unopenable => "damaged, or not finhook's: look for who else publishes to the broker, or discard it",
-        Cause::StoreRefused => "the database refuses what it contains: the worker's log has the SQLSTATE",
-        Cause::StoreFailed | Cause::AttemptsExhausted => {
-            "the database failed for it alone: the worker's log has the SQLSTATE; mend that, then requeue it"
-        }
-        Cause::UnlinkedExpired => "link its subject (`finhook link`), then requeue it",
-        Cause::Panicked => "a defect of finhook: report it, and requeue it after the upgrade that mends it",
-        _ => "finhook cannot read what the provider sent: discard it, or requeue it after an upgrade that can",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_stored_reason_is_taken_apart_as_it_was_put_together() {
-        let reasons = [
-            (Reason::new(Cause::Panicked), ("panicked", None, None)),
-            (Reason::at(Cause::MissingField, "/id"), ("missing_field", Some("/id"), None)),
-            (Reason::at_byte(Cause::NotJson, 17), ("not_json", None, Some(17))),
-        ];
-        for (reason, expected) in reasons {
-            let stored = reason.to_string();
-            assert_eq!(parts(&stored), expected);
-            assert_eq!(Reason::cause_of(&stored), Some(reason.cause));
-        }
-        assert_eq!(Reason::cause_of("of a later version"), None);
-    }
 
     #[test]
     fn an_age_has_two_units_at_most() {

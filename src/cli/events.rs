@@ -2,13 +2,13 @@
 
 use anyhow::Context;
 use clap::Subcommand;
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::app::{App, BadConfiguration};
 use super::replaying::{self, Order};
 use super::{Done, output};
 use crate::domain::{EventState, Timestamp};
+use crate::pipeline::console::events::EventView;
 use crate::pipeline::replay::Which;
 use crate::store::{EventFilter, EventRow, Store};
 
@@ -131,42 +131,6 @@ pub fn time(text: &str) -> Result<Timestamp, &'static str> {
     Timestamp::parse(text).ok_or("not an RFC 3339 time such as 2026-01-31T12:00:00Z")
 }
 
-/// What is printed of an event.
-#[derive(Serialize)]
-struct Line {
-    id: Uuid,
-    provider: String,
-    kind: Option<String>,
-    state: &'static str,
-    reason: Option<String>,
-    subject: Option<String>,
-    occurred_at: String,
-    received_at: String,
-    processed_at: String,
-    dedup_key: String,
-    attempts: u32,
-    next_attempt_at: Option<String>,
-}
-
-impl From<EventRow> for Line {
-    fn from(row: EventRow) -> Self {
-        Self {
-            id: row.id,
-            provider: row.provider,
-            kind: row.kind,
-            state: row.state.as_str(),
-            reason: row.reason,
-            subject: row.subject,
-            occurred_at: row.occurred_at.to_string(),
-            received_at: row.received_at.to_string(),
-            processed_at: row.processed_at.to_string(),
-            dedup_key: row.dedup_key.to_string(),
-            attempts: row.attempts,
-            next_attempt_at: row.next_attempt_at.map(|at| at.to_string()),
-        }
-    }
-}
-
 /// Lists or shows.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     let app = app.configured()?;
@@ -201,7 +165,7 @@ async fn list(args: List, store: &dyn Store) -> anyhow::Result<Done> {
     let limit = args.limit.unwrap_or(if args.json { u64::MAX } else { 100 });
     let mut rows = Vec::new();
     each(store, args.narrow.filter(args.state), limit, &mut |row| {
-        let line = Line::from(row);
+        let line = EventView::from(row);
         if args.json {
             return output::json_line(&line);
         }
@@ -233,7 +197,7 @@ pub async fn each(
     Ok(())
 }
 
-fn cells(line: Line) -> Vec<String> {
+fn cells(line: EventView) -> Vec<String> {
     vec![
         line.id.to_string(),
         line.provider,
@@ -251,7 +215,7 @@ async fn show(args: Show, store: &dyn Store) -> anyhow::Result<Done> {
         eprintln!("finhook: there is no event {}", args.id);
         return Ok(Done::No);
     };
-    let line = Line::from(row);
+    let line = EventView::from(row);
     if args.json {
         output::json_line(&line)?;
         return Ok(Done::Yes);

@@ -3,9 +3,9 @@
 use anyhow::Context;
 use secrecy::ExposeSecret;
 
-use crate::crypto::Place;
 use crate::domain::UserId;
 use crate::fixtures::{Case, ExpectedAccount, ExpectedIntegration, ExpectedUser};
+use crate::pipeline::console::people::open_account_id;
 use crate::store::{AccountView, Store, Vault};
 
 /// Every way in which the tables differ from what the case expects; empty = as expected.
@@ -79,8 +79,5 @@ pub fn open(
     sealed: &Option<String>,
 ) -> anyhow::Result<Option<String>> {
     let Some(sealed) = sealed else { return Ok(None) };
-    let key: [&[u8]; 3] =
-        [account.service.as_bytes(), account.integration_external_id.as_bytes(), &account.external_id_index];
-    let opened = vault.open(&Place { table: "account", column, key: &key }, sealed)?;
-    Ok(Some(opened.expose_secret().to_owned()))
+    Ok(Some(open_account_id(vault, account, column, sealed)?.expose_secret().to_owned()))
 }

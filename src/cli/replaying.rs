@@ -14,7 +14,8 @@ use super::serving::open_queue;
 use super::{Done, audit, output};
 use crate::config::QueueSettings;
 use crate::domain::EventState;
-use crate::pipeline::replay::{Left, Replayed, Replayer, Which};
+use crate::pipeline::console::acts::why_left;
+use crate::pipeline::replay::{Replayed, Replayer, Which};
 use crate::store::audit::{About, Act, AuditEntry};
 
 /// How many events that could not be replayed are named one by one.
@@ -193,15 +194,6 @@ fn report(selected: u64, replayed: &Replayed, json: bool, verb: &str, count: u64
         eprintln!("finhook: not finished: {why}{go_on}");
     }
     Ok(())
-}
-
-fn why_left(why: Left) -> String {
-    match why {
-        Left::NotThere => "there is no such event".to_owned(),
-        Left::Not(state) => format!("it is {}", state.as_str()),
-        Left::Wiped => "its payload was wiped".to_owned(),
-        Left::Unread(cause) => format!("it cannot be read again: {}", cause.as_str()),
-    }
 }
 
 fn progress(total: u64) -> ProgressBar {

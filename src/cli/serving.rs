@@ -127,7 +127,8 @@ impl Serving {
         let failed = CancellationToken::new();
         let (mut tasks, mut parts) = (Vec::new(), Vec::new());
 
-        let console = console(app, &vault, &desk, store.as_ref(), &queue, shutdown).await?;
+        let watch = Watch::new(app.clock.now());
+        let console = console(app, &vault, &desk, store.as_ref(), &queue, &watch, shutdown).await?;
         let gate = Gate::new(&app.settings.ops.tokens, vault.clone(), app.clock.clone());
         parts.push(tokens(gate.clone()));
         let public = if receives {
@@ -138,7 +139,6 @@ impl Serving {
         } else {
             None
         };
-        let watch = Watch::new(app.clock.now());
         let mut observer = Observer::new(watch.clone(), queue.clone(), receives, readiness.clone(), app.clock.clone());
         if let Some(store) = &store {
             for _ in 0..app.settings.worker.workers {
@@ -366,6 +366,7 @@ async fn console(
     desk: &Arc<Desk>,
     store: Option<&Arc<dyn Store>>,
     queue: &Arc<dyn Queue>,
+    watch: &Arc<Watch>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Arc<Console>> {
     let store = match (store, &app.settings.store) {
@@ -375,7 +376,16 @@ async fn console(
     };
     // Embedded, the workers are in this process, and a replay can as well be applied where it is asked for.
     let queue = matches!(app.settings.queue, QueueSettings::RabbitMq(_)).then(|| queue.clone());
-    Ok(Console::new(Parts { store, desk: desk.clone(), vault: vault.clone(), queue, stop: shutdown.token() }))
+    Ok(Console::new(Parts {
+        store,
+        desk: desk.clone(),
+        vault: vault.clone(),
+        queue,
+        url_keys: app.url_keys()?,
+        create_users: app.settings.worker.create_users,
+        watch: watch.clone(),
+        stop: shutdown.token(),
+    }))
 }
 
 /// The public port, served.

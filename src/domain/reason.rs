@@ -28,7 +28,7 @@ macro_rules! causes {
             pub const ALL: &'static [Cause] = &[$(Cause::$variant,)*];
 
             /// The stored form.
-            pub fn as_str(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Cause::$variant => $text,)* }
             }
         }

@@ -31,9 +31,10 @@ pub struct Tally {
 }
 
 /// How often something was said to a sender.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Said {
     /// Whose deliveries; `unknown` for a path that is nobody's.
+    #[schema(value_type = String)]
     pub provider: &'static str,
     /// The outcome or the reason, as the metric's label has it.
     pub reason: String,
@@ -44,7 +45,7 @@ pub struct Said {
 }
 
 /// How long something took, in seconds, over the last five minutes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Percentiles {
     /// How many there were.
     pub count: u64,

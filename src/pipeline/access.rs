@@ -86,7 +86,7 @@ pub struct Caller {
     pub roles: Roles,
     /// How they proved it.
     pub by: By,
-    /// What the audit calls them: `loopback`, or `token:` and the first digits of the token's keyed hash.
+    /// What the audit calls them: `loopback`, or the token's role and the first digits of its keyed hash.
     pub name: String,
 }
 
@@ -220,7 +220,7 @@ impl Gate {
                 found = Some(known);
             }
         }
-        found.map(|known| Caller { roles: known.roles, by: By::Token, name: name(&known.mark) })
+        found.map(|known| Caller { roles: known.roles, by: By::Token, name: name(known) })
     }
 
     fn by_session(&self, value: &str) -> Option<Caller> {
@@ -234,7 +234,7 @@ impl Gate {
         }
         let tokens = self.tokens.load();
         let known = tokens.iter().find(|known| known.mark == mark)?;
-        Some(Caller { roles: known.roles, by: By::Session(id), name: name(mark) })
+        Some(Caller { roles: known.roles, by: By::Session(id), name: name(known) })
     }
 
     fn may_try(&self, address: IpAddr, now: Timestamp) -> Result<(), Denied> {
@@ -281,8 +281,8 @@ fn known(tokens: &[OpsToken], vault: &Vault) -> Vec<Known> {
 }
 
 /// A token as the audit may show it.
-fn name(mark: &str) -> String {
-    format!("token:{}", mark.get(..8).unwrap_or_default())
+fn name(known: &Known) -> String {
+    format!("{}:{}", known.roles.names().join("+"), known.mark.get(..8).unwrap_or_default())
 }
 
 /// What log-ins are counted by: an address, or the network of a host that has as many addresses as it likes.

@@ -9,6 +9,7 @@ pub mod acts;
 pub mod audit;
 pub mod cursor;
 pub mod events;
+pub mod people;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +18,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::read::Desk;
+use super::watch::Watch;
+use crate::crypto::UrlKeys;
 use crate::domain::Timestamp;
 use crate::queue::Queue;
-use crate::store::{Store, StoreError, Vault};
+use crate::store::{Store, StoreError, StoreTrouble, Vault};
 
 /// How many questions are with the database at once: of the connections that are there besides the workers' own
 /// (`store::open`), one stays free for sweeps and health.
@@ -28,6 +31,9 @@ const TURNS: usize = 3;
 const TURN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the database may take for one question; PostgreSQL's own limit for a statement is 20 s.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What is said of somebody who was forgotten.
+const FORGOTTEN: &str = "the user was forgotten: `finhook forget --lift` takes them again";
 
 /// Why there is no answer. Holds nothing of what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +50,15 @@ pub enum Trouble {
     /// The queue takes nothing.
     #[error("the queue takes nothing")]
     QueueAway,
+    /// It cannot be done as things are, and why.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// What it is about is not there, and what that is.
+    #[error("{0}")]
+    NotThere(&'static str),
+    /// What is stored sealed does not open.
+    #[error("a sealed value does not open: is its key in FINHOOK_KEYS?")]
+    Unopenable,
     /// A defect of ours, or a database that is not as it should be: the log has it.
     #[error("it failed: the log says why")]
     Failed,
@@ -55,6 +70,9 @@ pub struct Console {
     desk: Arc<Desk>,
     vault: Arc<Vault>,
     queue: Option<Arc<dyn Queue>>,
+    url_keys: Option<Arc<UrlKeys>>,
+    create_users: bool,
+    watch: Arc<Watch>,
     stop: CancellationToken,
     turns: Semaphore,
 }
@@ -69,6 +87,12 @@ pub struct Parts {
     pub vault: Arc<Vault>,
     /// Where replayed events are published for the workers; `None` applies them here.
     pub queue: Option<Arc<dyn Queue>>,
+    /// What mints webhook URLs; `None` if they are off.
+    pub url_keys: Option<Arc<UrlKeys>>,
+    /// Whether a link may create its user.
+    pub create_users: bool,
+    /// What this process sees of queues and tables.
+    pub watch: Arc<Watch>,
     /// Ends what takes long.
     pub stop: CancellationToken,
 }
@@ -76,8 +100,14 @@ pub struct Parts {
 impl Console {
     /// Puts it together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, desk, vault, queue, stop } = parts;
-        Arc::new(Self { store, desk, vault, queue, stop, turns: Semaphore::new(TURNS) })
+        let Parts { store, desk, vault, queue, url_keys, create_users, watch, stop } = parts;
+        let turns = Semaphore::new(TURNS);
+        Arc::new(Self { store, desk, vault, queue, url_keys, create_users, watch, stop, turns })
+    }
+
+    /// What this process sees, taken by one observer for everybody: it waits for nothing.
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.watch
     }
 
     /// The time now.
@@ -116,7 +146,9 @@ impl Console {
 
 /// Logged here, because here it is handled: who asked is told the kind and no more.
 fn trouble(error: &StoreError) -> Trouble {
-    if error.is_transient() {
+    if error.trouble == StoreTrouble::Forgotten {
+        Trouble::Conflict(FORGOTTEN)
+    } else if error.is_transient() {
         tracing::warn!(error = %error, "a question to the database failed");
         Trouble::Away
     } else {

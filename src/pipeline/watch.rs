@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Serialize, Serializer};
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use crate::domain::{EventState, ProviderName, Timestamp};
 use crate::ops::metrics;
@@ -31,20 +32,23 @@ pub const RETRYING: &str = "retrying";
 const KEPT: usize = 720;
 
 /// Everything that is known at one time. Times are RFC 3339, durations seconds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Snapshot {
     /// When it was taken.
     #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Every queue: the providers', `….unrouted`, `….dead`, then `spool` and `retrying` where there are such.
     pub queues: Vec<QueueNow>,
     /// When the queues were asked and answered; older than `at` while the broker is away.
     #[serde(serialize_with = "maybe_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub queues_at: Option<Timestamp>,
     /// Unlinked, retrying and dead events of every provider, those without any too; empty in a process without store.
     pub pending: Vec<PendingNow>,
     /// When the tables were asked and answered.
     #[serde(serialize_with = "maybe_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub pending_at: Option<Timestamp>,
     /// What this process takes from senders; `None` if it does not receive.
     pub intake: Option<Intake>,
@@ -53,9 +57,10 @@ pub struct Snapshot {
 }
 
 /// One queue.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct QueueNow {
     /// Its name.
+    #[schema(value_type = String)]
     pub queue: Arc<str>,
     /// Messages that wait.
     pub ready: u64,
@@ -72,25 +77,28 @@ pub struct QueueNow {
 }
 
 /// The events of one provider that wait in one state.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct PendingNow {
     /// The provider.
     #[serde(serialize_with = "name")]
+    #[schema(value_type = String)]
     pub provider: ProviderName,
     /// `unlinked`, `retrying` or `dead`.
     #[serde(serialize_with = "state")]
+    #[schema(value_type = String)]
     pub state: EventState,
     /// How many.
     pub count: u64,
     /// When the delivery of the oldest was received.
     #[serde(serialize_with = "maybe_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub oldest_received_at: Option<Timestamp>,
     /// How long ago that is; 0 if there is none.
     pub age_seconds: f64,
 }
 
 /// What this process takes from senders.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Intake {
     /// Deliveries answered 200, a second.
     pub accepted_per_second: f64,
@@ -105,7 +113,7 @@ pub struct Intake {
 }
 
 /// What this process commits.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Work {
     /// Events committed, duplicates too, a second.
     pub events_per_second: f64,
@@ -113,14 +121,16 @@ pub struct Work {
     pub latency: Option<Percentiles>,
     /// When a worker of this process last committed a batch.
     #[serde(serialize_with = "maybe_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub last_commit: Option<Timestamp>,
 }
 
 /// What is kept of a snapshot for the plot of the last hour.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Sample {
     /// When it was taken.
     #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Every queue; none of them when the broker did not answer then.
     pub queues: Vec<Level>,
@@ -137,9 +147,10 @@ pub struct Sample {
 }
 
 /// One queue in the history.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Level {
     /// Its name.
+    #[schema(value_type = String)]
     pub queue: Arc<str>,
     /// Messages that wait or are held.
     pub depth: u64,

@@ -467,6 +467,7 @@ pub struct UserViewColumns {
     external_id: String,
     email: Option<String>,
     email_verified: Option<bool>,
+    email_by_product: bool,
     deleted_at: Option<At>,
 }
 
@@ -478,6 +479,7 @@ impl UserViewColumns {
             external_id: UserId(self.external_id),
             email: self.email,
             email_verified: self.email_verified,
+            email_by_product: self.email_by_product,
             deleted_at: self.deleted_at.map(|at| at.0),
         }
     }
@@ -487,8 +489,14 @@ impl UserViewColumns {
 #[derive(FromRow)]
 pub struct IntegrationViewColumns {
     id: Id,
+    service: String,
+    external_id: String,
     user: Option<String>,
+    owner_rank: i16,
+    email: Option<String>,
+    email_verified: Option<bool>,
     authorization_id: Option<String>,
+    authorization_key: Option<Vec<u8>>,
     status: String,
     status_reason: Option<String>,
     deleted_at: Option<At>,
@@ -499,8 +507,14 @@ impl IntegrationViewColumns {
     pub fn read(self) -> IntegrationView {
         IntegrationView {
             id: self.id.0,
+            service: self.service,
+            external_id: self.external_id,
             user: UserId(self.user.unwrap_or_default()),
+            linked: self.owner_rank == Rank::Link.number(),
+            email: self.email,
+            email_verified: self.email_verified,
             authorization_id: self.authorization_id,
+            authorization_index: self.authorization_key,
             status: self.status,
             status_reason: self.status_reason,
             deleted_at: self.deleted_at.map(|at| at.0),

@@ -250,6 +250,8 @@ pub struct UserView {
     pub email: Option<String>,
     /// Whether a provider says that it was verified; `None` where the product wrote it.
     pub email_verified: Option<bool>,
+    /// Whether the product wrote the address, so that no provider's replaces it.
+    pub email_by_product: bool,
     /// When the product deleted them.
     pub deleted_at: Option<Timestamp>,
 }
@@ -259,10 +261,22 @@ pub struct UserView {
 pub struct IntegrationView {
     /// The row's id.
     pub id: Uuid,
+    /// The provider.
+    pub service: String,
+    /// The provider's id of it.
+    pub external_id: String,
     /// Our id of its user.
     pub user: UserId,
+    /// Whether a person or the product said so, and not only a provider.
+    pub linked: bool,
+    /// The address that its register holds.
+    pub email: Option<String>,
+    /// Whether that is verified.
+    pub email_verified: Option<bool>,
     /// The access token, sealed.
     pub authorization_id: Option<String>,
+    /// The blind index of the access token that was told last.
+    pub authorization_index: Option<Vec<u8>>,
     /// `active`, `revoked`, …
     pub status: String,
     /// Why.
@@ -387,6 +401,13 @@ pub trait Store: Send + Sync {
 
     /// An integration, by the provider's name and its id.
     async fn integration(&self, service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError>;
+
+    /// The integrations that a user owns, by provider and id.
+    async fn integrations(&self, user: &UserId) -> Result<Vec<IntegrationView>, StoreError>;
+
+    /// Makes a user if there is none; whether there was none. An address that is given becomes the product's own, of which
+    /// no event takes it away; a soft-deleted user stays as they are.
+    async fn put_user(&self, user: &UserId, email: Option<&Email>) -> Result<bool, StoreError>;
 
     /// How many rows there are.
     async fn row_counts(&self) -> Result<RowCounts, StoreError>;

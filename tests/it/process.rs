@@ -81,6 +81,11 @@ impl Finhook {
         settings.iter().fold(self, |all, (name, value)| all.with(name, value.clone()))
     }
 
+    /// A setting that it has.
+    pub fn setting(&self, name: &str) -> String {
+        self.settings.iter().find(|(held, _)| held == name).unwrap().1.clone()
+    }
+
     /// The folder that it runs in.
     pub fn folder(&self) -> &Path {
         self.folder.path()

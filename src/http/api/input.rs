@@ -192,6 +192,11 @@ pub fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString
     String::deserialize(deserializer).map(SecretString::from)
 }
 
+/// The same where it may be left out.
+pub fn maybe_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
+}
+
 /// No parameters at all.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

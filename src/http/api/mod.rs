@@ -15,7 +15,9 @@ mod acts;
 mod document;
 mod events;
 mod input;
+mod people;
 pub mod problem;
+mod queues;
 mod session;
 
 use std::panic::AssertUnwindSafe;
@@ -56,6 +58,7 @@ pub fn router(console: Arc<Console>, keeper: Doorkeeper) -> Router {
         (Needs::Session, OpenApiRouter::new().routes(routes!(session::open, session::show, session::close))),
         (Needs::Any, OpenApiRouter::new().routes(routes!(document::show))),
         (Needs::Role(Role::Ops), ops_routes()),
+        (Needs::Role(Role::App), app_routes()),
     ];
     let mut document = document::empty();
     let mut all = Router::new();
@@ -86,6 +89,18 @@ fn ops_routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(acts::discard_dead))
         .routes(routes!(acts::requeue_unlinked))
         .routes(routes!(acts::discard_unlinked))
+        .routes(routes!(queues::now))
+        .routes(routes!(queues::history))
+        .routes(routes!(queues::counts))
+}
+
+fn app_routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new()
+        .routes(routes!(people::user, people::put_user))
+        .routes(routes!(people::integrations))
+        .routes(routes!(people::accounts))
+        .routes(routes!(people::webhook_url))
+        .routes(routes!(people::integration, people::put_integration))
 }
 
 async fn no_method(request: Request) -> Response {

@@ -101,6 +101,9 @@ impl From<Trouble> for Cause {
             Trouble::Busy => Cause::Unavailable("too many questions at once"),
             Trouble::Away => Cause::Unavailable("the database does not answer"),
             Trouble::QueueAway => Cause::Unavailable("the queue takes nothing"),
+            Trouble::Conflict(why) => Cause::Conflict(why),
+            Trouble::NotThere(what) => Cause::NotFound(what),
+            Trouble::Unopenable => Cause::Unavailable("a sealed value does not open: is its key in FINHOOK_KEYS?"),
             Trouble::Failed => Cause::Internal,
         }
     }

@@ -11,12 +11,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::audit::{Act, Actor};
+use super::audit::Actor;
 use super::cursor::Cursor;
 use super::events::Narrow;
 use super::{Console, Trouble};
 use crate::domain::{Cause, EventState};
 use crate::pipeline::replay::{Left, Replayer, Which};
+use crate::store::audit::{About, Act};
 use crate::store::{EventFilter, StoreError};
 
 /// How many events one call replays: each is opened and read.
@@ -110,7 +111,7 @@ impl Console {
             What::Replay => Act::Replay,
             What::Discard => Act::Discard,
         };
-        self.audit(actor, act, None, None, Some(selected)).await?;
+        self.audit(actor, act, Some(about(&order)), None, Some(selected)).await?;
         let _turn = self.turn().await?;
         // What is stored meanwhile is not meant: that of a row that is replaced would come back here.
         let before = filter.before.unwrap_or_else(Uuid::now_v7);
@@ -124,14 +125,8 @@ impl Console {
         // Interrupted before anything was done: it goes on where it began.
         let on = on.or(order.after.filter(|_| unfinished));
         done.next = on.map(Cursor::to_text);
-        tracing::info!(
-            audit.actor = actor.as_str(),
-            audit.act = act.as_str(),
-            audit.done = done.done,
-            audit.left = done.left.len(),
-            audit.interrupted = done.interrupted,
-            "act on events ended"
-        );
+        let left = done.left.len();
+        tracing::info!(audit.act = act.as_str(), done = done.done, left, why = done.interrupted, "act on events ended");
         Ok(done)
     }
 
@@ -217,7 +212,27 @@ impl Console {
     }
 }
 
-const DISCARDED: &str = "discarded";
+const DISCARDED: &str = Cause::Discarded.as_str();
+
+/// What the trail says that it is about: as many ids as fit, or what the filter asks for, subjects left out.
+fn about(order: &Order) -> About {
+    About::Thing(match &order.chosen {
+        Chosen::Ids(ids) => format!("event {}", ids.iter().map(Uuid::to_string).collect::<Vec<_>>().join(" ")),
+        Chosen::Those(narrow) => {
+            let state = order.only.map(|state| format!("state {}", state.as_str()));
+            let time = |name: &str, at: Option<crate::domain::Timestamp>| at.map(|at| format!("{name} {at}"));
+            let parts = [
+                state,
+                narrow.provider.as_ref().map(|provider| format!("provider {provider}")),
+                narrow.kind.as_ref().map(|kind| format!("kind {kind}")),
+                narrow.subject.as_ref().map(|_| "one subject".to_owned()),
+                time("since", narrow.since),
+                time("until", narrow.until),
+            ];
+            format!("events: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        }
+    })
+}
 
 /// What an order selects, oldest first.
 fn filter(order: &Order) -> EventFilter {

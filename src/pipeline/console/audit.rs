@@ -1,7 +1,10 @@
-//! The audit: who did what, to how much, and why. One line for every act of a person or the product, never a value.
+//! Who acts, and the line that it leaves in the audit trail before anything is done.
+
+use serde_json::json;
 
 use super::{Console, Trouble};
 use crate::pipeline::access::Caller;
+use crate::store::audit::{About, Act, AuditEntry};
 
 /// Who acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,52 +16,30 @@ impl Actor {
         Self(caller.name.clone())
     }
 
-    /// Their name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// What somebody does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
-    /// Takes events through the way again.
-    Replay,
-    /// The same with dead ones.
-    Requeue,
-    /// Settles events as they are.
-    Discard,
-}
-
-impl Act {
-    /// As the audit writes it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Act::Replay => "replay",
-            Act::Requeue => "requeue",
-            Act::Discard => "discard",
-        }
+    /// Somebody by a name that is known already, such as the user that a command runs as.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self(name.into())
     }
 }
 
 impl Console {
-    /// Leaves the line, before the act: an act whose line cannot be left is not done.
+    /// Leaves the line, in the trail and in the log: what cannot be audited is not done. The log has no ids of persons and
+    /// no reason.
     pub(super) async fn audit(
         &self,
         actor: &Actor,
         act: Act,
-        about: Option<&str>,
+        about: Option<About>,
         reason: Option<&str>,
         count: Option<u64>,
     ) -> Result<(), Trouble> {
-        tracing::info!(
-            audit.actor = actor.as_str(),
-            audit.act = act.as_str(),
-            audit.about = about,
-            audit.reason = reason,
-            audit.count = count,
-            "audit"
-        );
+        let mut entry = AuditEntry::new(actor.0.clone(), act).because(reason.map(str::to_owned));
+        entry.about = about;
+        if let Some(count) = count {
+            entry = entry.saying(&json!({ "count": count }));
+        }
+        self.ask(self.store()?.audit(&entry)).await?;
+        tracing::info!(audit.actor = actor.0, audit.act = act.as_str(), audit.count = count, "audit");
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::config::{Sources, Values};
 use crate::crypto::{BlindIndex, KeyRing, Sealed, SealedDelivery};
-use crate::domain::{Cause, ChangedRow, Delivery, EventState, Proof, ProviderName, Scope, Timestamp, UserId};
+use crate::domain::{Cause, ChangedRow, Delivery, Email, EventState, Proof, ProviderName, Scope, Timestamp, UserId};
 use crate::pipeline::read::Desk;
 use crate::pipeline::settle::Settled;
 use crate::pipeline::sweep::Sweeper;
@@ -108,6 +108,8 @@ passed_on! {
     fn accounts(user: &UserId) -> Result<Vec<AccountView>, StoreError>;
     fn user(user: &UserId) -> Result<Option<UserView>, StoreError>;
     fn integration(service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError>;
+    fn integrations(user: &UserId) -> Result<Vec<IntegrationView>, StoreError>;
+    fn put_user(user: &UserId, email: Option<&Email>) -> Result<bool, StoreError>;
     fn row_counts() -> Result<RowCounts, StoreError>;
     fn event_counts() -> Result<Vec<EventCount>, StoreError>;
     fn forget(user: &UserId, entry: &AuditEntry) -> Result<Forgot, StoreError>;

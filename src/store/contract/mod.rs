@@ -12,6 +12,7 @@ mod migrations;
 mod model;
 mod moving;
 mod owners;
+mod people;
 mod registers;
 mod retention;
 mod unlinked;

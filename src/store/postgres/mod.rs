@@ -28,7 +28,7 @@ use super::{
     UserView, aside, commit, first_id_of, forget as forget_user, marks,
 };
 use crate::config::is_this_machine;
-use crate::domain::{Cause, ChangedRow, EventState, Timestamp, UserId};
+use crate::domain::{Cause, ChangedRow, Email, EventState, Timestamp, UserId};
 
 /// How long to wait for a free connection. A worker that gets none has its batch held and tries again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -186,6 +186,14 @@ impl Store for Postgres {
 
     async fn integration(&self, service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError> {
         queries::integration(&self.pool, service, external_id).await
+    }
+
+    async fn integrations(&self, user: &UserId) -> Result<Vec<IntegrationView>, StoreError> {
+        queries::integrations(&self.pool, user).await
+    }
+
+    async fn put_user(&self, user: &UserId, email: Option<&Email>) -> Result<bool, StoreError> {
+        queries::put_user(&self.pool, user, email, self.options.clock.now()).await
     }
 
     async fn row_counts(&self) -> Result<RowCounts, StoreError> {

@@ -4,9 +4,9 @@ use sqlx::postgres::PgPool;
 use sqlx::{Postgres, QueryBuilder, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::tables::zoned;
+use super::tables::{naive, zoned};
 use super::{errors, stored};
-use crate::domain::{Cause, EventState, Timestamp, UserId};
+use crate::domain::{Cause, Email, EventState, Timestamp, UserId};
 use crate::store::SecretUse;
 use crate::store::columns::{
     AccountViewColumns, EventColumns, EventCountColumns, IntegrationViewColumns, PendingColumns, ProgressColumns,
@@ -228,7 +228,8 @@ pub async fn accounts(pool: &PgPool, user: &UserId) -> Result<Vec<AccountView>, 
 pub async fn user(pool: &PgPool, user: &UserId) -> Result<Option<UserView>, StoreError> {
     let row: Option<UserViewColumns> = query_as(
         r#"select id, external_id, email, deleted_at,
-                 case when email is not distinct from email_written then email_verified end as email_verified
+                 case when email is not distinct from email_written then email_verified end as email_verified,
+                 (email is not null and not (email is not distinct from email_written)) as email_by_product
              from "user" where external_id = $1"#,
     )
     .bind(user.as_str())
@@ -245,7 +246,8 @@ pub async fn integration(
     external_id: &str,
 ) -> Result<Option<IntegrationView>, StoreError> {
     let row: Option<IntegrationViewColumns> = query_as(
-        r#"select i.id, u.external_id as "user", i.authorization_id, i.status, i.status_reason, i.deleted_at
+        r#"select i.id, i.service, i.external_id, u.external_id as "user", i.owner_rank, i.email, i.email_verified,
+            i.authorization_id, i.authorization_key, i.status, i.status_reason, i.deleted_at
          from integration i
          left join "user" u on u.id = i.user_id
          where i.service = $1 and i.external_id = $2 and i.duplicate_of is null"#,
@@ -256,6 +258,57 @@ pub async fn integration(
     .await
     .map_err(errors::of("read an integration"))?;
     Ok(row.map(IntegrationViewColumns::read))
+}
+
+/// The integrations that a user owns.
+pub async fn integrations(pool: &PgPool, user: &UserId) -> Result<Vec<IntegrationView>, StoreError> {
+    let rows: Vec<IntegrationViewColumns> = query_as(
+        r#"select i.id, i.service, i.external_id, u.external_id as "user", i.owner_rank, i.email, i.email_verified,
+            i.authorization_id, i.authorization_key, i.status, i.status_reason, i.deleted_at
+         from "user" u
+         join integration i on i.user_id = u.id
+         where u.external_id = $1
+         order by i.service, i.external_id"#,
+    )
+    .bind(user.as_str())
+    .fetch_all(pool)
+    .await
+    .map_err(errors::of("list integrations"))?;
+    Ok(rows.into_iter().map(IntegrationViewColumns::read).collect())
+}
+
+/// Makes a user if there is none, and gives them the product's address. Two statements that may be repeated: dying between
+/// them leaves a user without an address, whom the next try gives it.
+pub async fn put_user(pool: &PgPool, user: &UserId, email: Option<&Email>, now: Timestamp) -> Result<bool, StoreError> {
+    let doing = "write a user";
+    let email = email.map(|email| email.address.as_str());
+    let made = query(
+        r#"insert into "user" (id, external_id, email, created_at, updated_at) values ($1, $2, $3, $4, $4)
+         on conflict (external_id) do nothing"#,
+    )
+    .bind(Uuid::now_v7())
+    .bind(user.as_str())
+    .bind(email)
+    .bind(naive(now))
+    .execute(pool)
+    .await
+    .map_err(errors::of(doing))?;
+    if made.rows_affected() > 0 || email.is_none() {
+        return Ok(made.rows_affected() > 0);
+    }
+    // Where `email` differs from `email_written`, the product wrote it.
+    query(
+        r#"update "user"
+         set email = $2, email_written = null, email_verified = null, email_at = null, email_key = null, updated_at = $3
+         where external_id = $1 and deleted_at is null and (email is distinct from $2 or email is not distinct from email_written)"#,
+    )
+    .bind(user.as_str())
+    .bind(email)
+    .bind(naive(now))
+    .execute(pool)
+    .await
+    .map_err(errors::of(doing))?;
+    Ok(false)
 }
 
 /// How many rows there are.

@@ -31,7 +31,7 @@ use super::{
     Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent,
     UserView, aside, commit, first_id_of, forget as forget_user, marks,
 };
-use crate::domain::{Cause, ChangedRow, EventState, Timestamp, UserId};
+use crate::domain::{Cause, ChangedRow, Email, EventState, Timestamp, UserId};
 
 /// How long to wait for another process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -185,6 +185,14 @@ impl Store for Sqlite {
 
     async fn integration(&self, service: &str, external_id: &str) -> Result<Option<IntegrationView>, StoreError> {
         queries::integration(&self.readers, service, external_id).await
+    }
+
+    async fn integrations(&self, user: &UserId) -> Result<Vec<IntegrationView>, StoreError> {
+        queries::integrations(&self.readers, user).await
+    }
+
+    async fn put_user(&self, user: &UserId, email: Option<&Email>) -> Result<bool, StoreError> {
+        queries::put_user(&self.writer, user, email, self.options.clock.now()).await
     }
 
     async fn row_counts(&self) -> Result<RowCounts, StoreError> {
