@@ -23,19 +23,54 @@ use crate::pipeline::console::events::Narrow;
 /// How many events are named one by one at most.
 const MAX_IDS: usize = 1_000;
 
-/// Events, by their ids or by a filter: one of the two.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+/// Events by their ids, or by a filter.
+#[derive(ToSchema)]
+#[serde(untagged)]
 #[schema(example = json!({ "filter": { "provider": "unit", "since": "2026-01-31T00:00:00Z" }, "dry_run": true }))]
-pub struct Which {
+#[allow(dead_code, reason = "for the document: what is read is `Given`, whose errors name the field")]
+pub enum Which {
+    /// By their ids.
+    Ids(ByIds),
+    /// By a filter.
+    Filter(ByFilter),
+}
+
+/// Events by their ids.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "for the document")]
+pub struct ByIds {
     /// These.
     #[schema(min_items = 1, max_items = 1000)]
-    ids: Option<Vec<Uuid>>,
-    /// Those that it lets through; an empty filter lets all of them through.
-    filter: Option<Filter>,
+    ids: Vec<Uuid>,
     /// Only say how many it would be.
     dry_run: Option<bool>,
     /// Go on where the answer before ended (`next`), with the same events.
+    #[schema(pattern = "^A[g-v](?:[A-Za-z0-9_-]{20}[AEIMQUYcgkosw048]|[A-Za-z0-9_-]{42})$")]
+    after: Option<String>,
+}
+
+/// Events by a filter.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "for the document")]
+pub struct ByFilter {
+    /// Those that it lets through; an empty filter lets all of them through.
+    filter: Filter,
+    /// Only say how many it would be.
+    dry_run: Option<bool>,
+    /// Go on where the answer before ended (`next`), with the same events.
+    #[schema(pattern = "^A[g-v](?:[A-Za-z0-9_-]{20}[AEIMQUYcgkosw048]|[A-Za-z0-9_-]{42})$")]
+    after: Option<String>,
+}
+
+/// The same as it is read.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Given {
+    ids: Option<Vec<Uuid>>,
+    filter: Option<Filter>,
+    dry_run: Option<bool>,
     after: Option<String>,
 }
 
@@ -49,7 +84,7 @@ pub struct Filter {
     /// Only this kind, as the provider writes it.
     #[schema(min_length = 1, max_length = 200, pattern = "^[^\\x00]*$")]
     kind: Option<String>,
-    /// Only in this state; of dead and unlinked events nothing else may be said.
+    /// Only in this state: of dead and unlinked events none are in another.
     #[schema(pattern = "^(applied|recorded|unlinked|retrying|dead)$")]
     state: Option<String>,
     /// Only about this subject.
@@ -63,18 +98,15 @@ pub struct Filter {
     until: Option<String>,
 }
 
-impl Which {
-    /// The order that it is. `only` = the state that the route is about.
-    fn order(self, what: What, only: Option<EventState>) -> Result<Order, Cause> {
+impl Given {
+    /// The order that it is; `None` if it can select nothing. `only` = the state that the route is about.
+    fn order(self, what: What, only: Option<EventState>) -> Result<Option<Order>, Cause> {
         let mut check = Check::default();
         let after = check.read(At::Pointer("/after"), self.after.as_deref(), "what `next` of an answer said", |text| {
             Cursor::parse(text).filter(|cursor| cursor.oldest_first)
         });
         let state = self.filter.as_ref().and_then(|filter| filter.state.as_deref());
         let state = check.read(At::Pointer("/filter/state"), state, STATES, EventState::parse);
-        if state.is_some_and(|state| only.is_some_and(|only| only != state)) {
-            check.wrong(At::Pointer("/filter/state"), "is not the state that this is about");
-        }
         let chosen = match (self.ids, self.filter) {
             (Some(ids), None) => {
                 if ids.is_empty() || ids.len() > MAX_IDS {
@@ -96,19 +128,22 @@ impl Which {
             }
         };
         check.fields()?;
-        let only = only.or(state);
-        Ok(Order { what, chosen, only, after, dry_run: self.dry_run.unwrap_or(false) })
+        if only.is_some() && state.is_some() && only != state {
+            return Ok(None);
+        }
+        let (only, dry_run) = (only.or(state), self.dry_run.unwrap_or(false));
+        Ok(Some(Order { what, chosen, only, after, dry_run }))
     }
 }
 
 async fn act(
     api: &Api,
     caller: &Caller,
-    which: Which,
+    given: Given,
     what: What,
     only: Option<EventState>,
 ) -> Result<Json<Done>, Cause> {
-    let order = which.order(what, only)?;
+    let Some(order) = given.order(what, only)? else { return Ok(Json(Done::default())) };
     Ok(Json(api.console.act(order, Actor::of(caller)).await?))
 }
 
@@ -123,9 +158,9 @@ pub async fn replay(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Query(Nothing {}): Query<Nothing>,
-    Body(which): Body<Which>,
+    Body(given): Body<Given>,
 ) -> Result<Json<Done>, Cause> {
-    act(&api, &caller, which, What::Replay, None).await
+    act(&api, &caller, given, What::Replay, None).await
 }
 
 /// Take dead events through finhook again.
@@ -137,9 +172,9 @@ pub async fn requeue_dead(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Query(Nothing {}): Query<Nothing>,
-    Body(which): Body<Which>,
+    Body(given): Body<Given>,
 ) -> Result<Json<Done>, Cause> {
-    act(&api, &caller, which, What::Replay, Some(EventState::Dead)).await
+    act(&api, &caller, given, What::Replay, Some(EventState::Dead)).await
 }
 
 /// Settle dead events: they stay as recorded, and another copy that cannot be read either stays a duplicate.
@@ -153,9 +188,9 @@ pub async fn discard_dead(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Query(Nothing {}): Query<Nothing>,
-    Body(which): Body<Which>,
+    Body(given): Body<Given>,
 ) -> Result<Json<Done>, Cause> {
-    act(&api, &caller, which, What::Discard, Some(EventState::Dead)).await
+    act(&api, &caller, given, What::Discard, Some(EventState::Dead)).await
 }
 
 /// Take unlinked events through finhook again: what today's code reads otherwise may find its user.
@@ -167,9 +202,9 @@ pub async fn requeue_unlinked(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Query(Nothing {}): Query<Nothing>,
-    Body(which): Body<Which>,
+    Body(given): Body<Given>,
 ) -> Result<Json<Done>, Cause> {
-    act(&api, &caller, which, What::Replay, Some(EventState::Unlinked)).await
+    act(&api, &caller, given, What::Replay, Some(EventState::Unlinked)).await
 }
 
 /// Settle unlinked events: they stay as recorded and are not applied when their subject gets its user.
@@ -183,7 +218,7 @@ pub async fn discard_unlinked(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Query(Nothing {}): Query<Nothing>,
-    Body(which): Body<Which>,
+    Body(given): Body<Given>,
 ) -> Result<Json<Done>, Cause> {
-    act(&api, &caller, which, What::Discard, Some(EventState::Unlinked)).await
+    act(&api, &caller, given, What::Discard, Some(EventState::Unlinked)).await
 }

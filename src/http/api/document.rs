@@ -50,20 +50,24 @@ pub enum Needs {
     Role(Role),
 }
 
-/// Adds to every operation what it needs, and the answers that it has in common with all others.
+/// Adds to every operation what it needs, its name, and the answers that it has in common with all others.
 pub fn complete(document: &mut OpenApi, needs: Needs) {
     for (path, item) in &mut document.paths.paths {
-        let has_parameters = path.contains('{');
-        for (is_post, operation) in operations(item) {
-            finish(operation, needs, has_parameters, is_post && matches!(needs, Needs::Session));
+        for (method, operation) in operations(item) {
+            // `get_v1_events_id`: unique, because a path has a method once.
+            let words = path.split(['/', '{', '}', '.', '-']).filter(|word| !word.is_empty());
+            operation.operation_id = Some([method].into_iter().chain(words).collect::<Vec<_>>().join("_"));
+            let logs_in = method == "post" && matches!(needs, Needs::Session);
+            finish(operation, needs, path.contains('{'), logs_in);
         }
     }
 }
 
-/// The operations of a path, and whether each is a POST.
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (bool, &mut Operation)> {
-    let others = [&mut item.get, &mut item.put, &mut item.delete].into_iter().flatten();
-    others.map(|operation| (false, operation)).chain(item.post.iter_mut().map(|operation| (true, operation)))
+/// The operations of a path, by their methods.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    [("get", &mut item.get), ("put", &mut item.put), ("post", &mut item.post), ("delete", &mut item.delete)]
+        .into_iter()
+        .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 fn finish(operation: &mut Operation, needs: Needs, has_parameters: bool, logs_in: bool) {
@@ -78,7 +82,7 @@ fn finish(operation: &mut Operation, needs: Needs, has_parameters: bool, logs_in
     let mut answers = vec![
         (400, "The request cannot be read: a parameter is unknown, given twice or not what it stands for"),
         (401, "No valid token or session"),
-        (403, "A token of another role, or a page of another site"),
+        (403, "A token of another role, a page of another site, or no reason to reveal"),
         (405, "Not with this method"),
         (500, "A defect of finhook: the log has it"),
         (503, "What it needs is away, or too many ask at once"),

@@ -65,11 +65,11 @@ fn not_an_id(name: &'static str) -> Cause {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RevealQuery {
-    /// Open the identifiers; needs a reason, and is written into the audit trail with it.
+    /// Open the identifiers; needs a reason (403 without), and is written into the audit trail with it.
     #[param(value_type = Option<bool>)]
     reveal: Option<String>,
     /// Why: one line that names no person, such as a case number.
-    #[param(min_length = 1, max_length = 200)]
+    #[param(max_length = 200, pattern = "^[!-~](?:[ -~]*[!-~])?$")]
     reason: Option<String>,
 }
 
@@ -84,10 +84,10 @@ impl RevealQuery {
             fits.then(|| text.to_owned())
         };
         let reason = check.read(At::Parameter("reason"), self.reason.as_deref(), "one line of 1 to 200 bytes", line);
-        if reveal == Some(true) && self.reason.is_none() {
-            check.wrong(At::Parameter("reason"), "is needed to reveal");
-        }
         check.parameters()?;
+        if reveal == Some(true) && reason.is_none() {
+            return Err(Cause::NoReason);
+        }
         Ok(reason.filter(|_| reveal == Some(true)).map(|reason| Reveal { actor, reason }))
     }
 }

@@ -23,6 +23,8 @@ pub enum Cause {
     Forbidden,
     /// A page of another site sent it.
     CrossSite,
+    /// Sealed values are not opened without a reason.
+    NoReason,
     /// Nothing is at this path.
     Path,
     /// There is no such thing.
@@ -125,6 +127,7 @@ impl Cause {
             Cause::Unauthenticated => (401, "unauthenticated", "A valid token or session is needed"),
             Cause::Forbidden => (403, "forbidden", "The token has not the role for this"),
             Cause::CrossSite => (403, "cross-site", "A page of another site may not do this"),
+            Cause::NoReason => (403, "reason-needed", "Sealed values are not opened without a reason"),
             Cause::Path => (404, "no-such-path", "Nothing is at this path"),
             Cause::NotFound(_) => (404, "not-found", "There is no such thing"),
             Cause::Method => (405, "method-not-allowed", "Not with this method"),
@@ -143,6 +146,7 @@ impl Cause {
             | Cause::Conflict(detail)
             | Cause::MediaType(detail)
             | Cause::Unavailable(detail) => (Some(detail), Vec::new()),
+            Cause::NoReason => (None, vec![Wrong::parameter("reason", "is needed to reveal")]),
             _ => (None, Vec::new()),
         };
         Problem { kind: format!("urn:finhook:problem:{name}"), title, status, detail, errors }

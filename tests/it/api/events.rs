@@ -83,7 +83,7 @@ async fn dead_events_are_counted_requeued_and_discarded_by_id_and_by_filter() {
             ("/v1/dead/discard", json!({ "ids": [dead], "filter": {} }), ""),
             ("/v1/dead/discard", json!({ "ids": [] }), "/ids"),
             ("/v1/dead/discard", json!({ "ids": ["x"] }), "/ids/0"),
-            ("/v1/dead/discard", json!({ "filter": { "state": "applied" } }), "/filter/state"),
+            ("/v1/dead/discard", json!({ "filter": { "state": "gone" } }), "/filter/state"),
             ("/v1/dead/discard", json!({ "filter": { "since": "x" } }), "/filter/since"),
             ("/v1/events/replay", json!({ "filter": {}, "after": "x" }), "/after"),
             ("/v1/events/replay", json!({ "filter": {}, "dry_run": "yes" }), "/dry_run"),
@@ -91,6 +91,8 @@ async fn dead_events_are_counted_requeued_and_discarded_by_id_and_by_filter() {
             let (_, problem) = problem(act(path, body), 422).await;
             assert_eq!(problem["errors"][0]["pointer"], json!(pointer), "{problem}");
         }
+        let none = ok(act("/v1/dead/discard", json!({ "filter": { "state": "applied" } }))).await;
+        assert_eq!((&none["selected"], &none["done"]), (&json!(0), &json!(0)), "no dead event is applied");
         let discard = || port.request(Method::POST, "/v1/dead/discard").bearer_auth(OPS);
         assert_eq!(problem(discard().header("content-type", "application/json").body("{"), 400).await.0, "malformed");
         assert_eq!(problem(discard().body("{}"), 415).await.0, "media-type");
@@ -123,6 +125,12 @@ async fn unlinked_events_are_discarded_and_stay_so_when_their_subject_is_linked(
         let act = |path: &str, body: Value| port.request(Method::POST, path).bearer_auth(OPS).json(&body);
         let requeued = ok(act("/v1/unlinked/requeue", json!({ "filter": {} }))).await;
         assert_eq!(requeued["done"], json!(1));
+        let path = format!("/v1/events/{}", event["id"].as_str().unwrap());
+        eventually("it was taken through again", async || {
+            let now = port.ops(&path).await["event"].clone();
+            now["processed_at"] != event["processed_at"] && now["state"] == "unlinked"
+        })
+        .await;
         let discarded = ok(act("/v1/unlinked/discard", json!({ "ids": [event["id"]] }))).await;
         assert_eq!((&discarded["done"], &discarded["left"]), (&json!(1), &json!([])));
         let subject = event["subject"].as_str().unwrap();

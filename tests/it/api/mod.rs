@@ -33,12 +33,12 @@ impl Ground {
         let folder = folder();
         let keys = Keys::fresh(Path::new(folder.path()));
         let mut finhook = Finhook::new().with_all(&keys.settings).with("FINHOOK_OPS_TOKENS", TOKENS);
+        if let Some(broker) = &broker {
+            finhook = finhook.with("AMQP_URL", broker.url.clone()).with("FINHOOK_AMQP_PREFIX", broker.prefix.clone());
+        }
         if let Some(database) = &database {
             finhook = finhook.with("DATABASE_URL", database.url.clone());
             finhook.run(&["migrate", "up"]).exits(0);
-        }
-        if let Some(broker) = &broker {
-            finhook = finhook.with("AMQP_URL", broker.url.clone()).with("FINHOOK_AMQP_PREFIX", broker.prefix.clone());
         }
         Self { finhook, _keys: folder, _database: database, _broker: broker }
     }

@@ -34,10 +34,18 @@ async fn a_user_is_made_once_and_keeps_the_products_address() {
         problem(put(&"u".repeat(201), json!({})), 400).await;
         problem(put("%00", json!({})), 400).await;
         problem(put("%FF", json!({})), 400).await;
+        answered(put("u_gone", json!({})), 201).await;
+        ground.finhook.run(&["forget", "--user", "u_gone", "--yes"]).exits(0);
+        let mint = port.request(Method::POST, "/v1/users/u_gone/webhook-url").bearer_auth(APP);
+        let link = port.request(Method::PUT, "/v1/integrations/plaid/item").bearer_auth(APP);
+        for refused in [put("u_gone", json!({})), mint, link.json(&json!({ "user": "u_gone" }))] {
+            assert_eq!(problem(refused, 409).await.0, "conflict", "who was forgotten stays so");
+        }
+        problem(port.get("/v1/users/u_gone").bearer_auth(APP), 404).await;
         let (status, log) = served.terminate();
         assert!(status.success() && !log.contains("ada@example.com"), "{log}");
         let trail = ground.finhook.run(&["audit", "list", "--act", "user", "--json"]).exits(0).json_lines();
-        assert_eq!(trail.len(), 3, "only what changes something is an act: {trail:?}");
+        assert_eq!(trail.len(), 4, "only what changes something is an act: {trail:?}");
     }
 }
 
@@ -67,7 +75,7 @@ async fn a_link_is_told_once_applies_what_waited_and_keeps_its_token_sealed() {
         assert_eq!(&port.app(&path).await, integration);
         let revealed = port.app(&format!("{path}?reveal=true&reason=case%201234")).await;
         assert_eq!(revealed["authorization_id"], json!(SECRET));
-        let (_, problem_) = problem(port.get(&format!("{path}?reveal=true")).bearer_auth(APP), 400).await;
+        let (_, problem_) = problem(port.get(&format!("{path}?reveal=true")).bearer_auth(APP), 403).await;
         assert_eq!(problem_["errors"][0]["parameter"], json!("reason"));
         problem(port.get(&format!("{path}?reveal=maybe")).bearer_auth(APP), 400).await;
         problem(port.get(&format!("{path}?reveal=true&reason=a%0Ab")).bearer_auth(APP), 400).await;
@@ -115,7 +123,7 @@ async fn accounts_are_listed_and_opened_only_with_a_reason() {
         assert!(account.get("external_id").is_none() && account["service"] == "unit", "{account}");
         let opened = port.app(&format!("{path}?reveal=true&reason=case%201234")).await;
         assert_eq!(opened["accounts"][0]["external_id"], json!(expected.external_id));
-        problem(port.get(&format!("{path}?reveal=true")).bearer_auth(APP), 400).await;
+        problem(port.get(&format!("{path}?reveal=true")).bearer_auth(APP), 403).await;
         problem(port.get("/v1/users/nobody/accounts").bearer_auth(APP), 404).await;
         problem(port.get("/v1/users/nobody/integrations").bearer_auth(APP), 404).await;
         let trail = ground.finhook.run(&["audit", "list", "--json"]).exits(0).json_lines();
