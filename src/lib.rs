@@ -27,7 +27,7 @@
 //! | [`domain`] | the nouns: deliveries, events, changes, registers | nothing of ours |
 //! | [`config`] | typed settings; the only reader of the environment | nothing of ours |
 //! | [`fixtures`] | deliveries to replay, and the rows that they must end in | domain |
-//! | [`ops`] | logs, metrics, readiness, shutdown, delays | domain, config |
+//! | [`ops`] | logs, metrics, spans, readiness, shutdown, delays | domain, config |
 //! | [`crypto`] | key ring, sealed values, blind index, URL tokens | domain, config |
 //! | [`providers`] | how each proves a delivery, what its events mean | domain, config, crypto |
 //! | [`queue`] | RabbitMQ and the embedded log behind one trait | domain, config, crypto, ops |

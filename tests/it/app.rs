@@ -16,7 +16,7 @@ use finhook::cli::serving;
 use finhook::config::Sources;
 use finhook::crypto::{KeyRing, fresh_key};
 use finhook::domain::{Timestamp, UserId, WallClock};
-use finhook::fixtures::Case;
+use finhook::fixtures::{Body, Case};
 use finhook::ops::readiness::Readiness;
 use finhook::ops::shutdown::Shutdown;
 use finhook::pipeline::read::Desk;
@@ -269,6 +269,13 @@ impl TestApp {
             let answer = self.send(&signed).await;
             assert_eq!(answer, Answer::Accepted, "{}", signed.name);
         }
+    }
+
+    /// One body of a case, really signed now, to the path that the case says.
+    pub fn request(&self, case: &Case, body: &Body) -> Signed {
+        self.sender.clock.set(self.clock.now());
+        let press = Press::new(self.sender.setup().unwrap()).unwrap();
+        press.request(case, body, &Treatment::default()).unwrap()
     }
 
     /// One body, really signed now, to the plain path.

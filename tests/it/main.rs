@@ -6,7 +6,9 @@
 
 mod app;
 mod browser;
+mod cut;
 mod payloads;
+mod planted;
 mod process;
 mod servers;
 mod tables;

@@ -1,7 +1,9 @@
 //! Nothing that was sealed is anywhere in the clear: not in the files of SQLite, not in PostgreSQL, not in a broker's queue,
-//! not in a log at its most talkative.
+//! not in a log at its most talkative, the libraries' included, not in metrics, spans, answers and pages.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -17,10 +19,13 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{Keys, SECRETS, TestApp};
+use crate::app::{Keys, SECRETS, TestApp, provider_names};
+use crate::cut::Way;
+use crate::planted::{self, MARK};
 use crate::process::{Finhook, eventually};
 use crate::servers::{OwnBroker, OwnDatabase, servers};
 use crate::tables::TABLES;
+use crate::traces::Collector;
 
 /// What must be found nowhere: account ids, tokens, personal data, whatever an attacker would look for.
 const MARKERS: [&str; 12] = [
@@ -208,72 +213,205 @@ async fn plant_without_consumer(app: &TestApp) {
     assert_eq!(app.send(&app.signed_for("u_1", body)).await, Answer::Accepted);
 }
 
-/// Posts to a process, what is accepted and what is not.
-async fn provoke(app: &TestApp, to: &str) -> u64 {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    // The process goes by the system's clock.
-    app.clock.set(WallClock::system().now());
-    let mut accepted = 0;
-    for (provider, body) in planted() {
-        let good = app.signed(provider, body);
-        let mut tampered = good.clone();
-        tampered.headers[0].1 = HeaderValue::from_static("queryvaluemarker7790");
-        let wrong_token =
-            Signed { path: "/webhooks/plaid/headermarker7788?x=queryvaluemarker7790".to_owned(), ..good.clone() };
-        let nowhere = Signed { path: "/webhooks/headermarker7788".to_owned(), ..good.clone() };
-        for signed in [&good, &tampered, &wrong_token, &nowhere] {
-            let mut request = client.post(format!("{to}{}", signed.path)).body(signed.body.clone());
-            for (name, value) in &signed.headers {
-                request = request.header(name, value);
-            }
-            request = request.header("x-more", "headermarker7788").header("user-agent", "headermarker7788");
-            accepted += u64::from(request.send().await.unwrap().status() == 200);
+/// The log at its most talkative: everything that any library says.
+const EVERYTHING: &str = "trace,finhook=trace,lapin=trace,sqlx=trace,hyper=trace,h2=trace,rustls=trace,tower=trace";
+
+/// Tokens of the operators' port.
+const OPS_TOKENS: &str = "ops:opstokenmarker7792,app:apptokenmarker7793";
+
+/// That a text holds neither a marker nor a secret nor anything of what was planted in fixtures, as it is or encoded.
+#[track_caller]
+fn unsaid(what: &str, text: &str) {
+    let secrets = SECRETS.iter().skip(2).map(|(_, value)| *value);
+    let tokens = ["opstokenmarker7792", "apptokenmarker7793", "collectormarker7794"];
+    for marker in MARKERS.into_iter().chain(secrets).chain(tokens).chain([MARK]) {
+        // Of base64 only the middle is the same whatever stands before it.
+        let middles = [0, 1, 2].map(|skip| STANDARD.encode(&marker.as_bytes()[skip..]));
+        let middles = middles.each_ref().map(|text| &text[..text.len() - 6]);
+        let bytes = format!("{:?}", marker.as_bytes());
+        let forms = [marker, &hex::encode(marker), bytes.trim_matches(['[', ']'])];
+        if let Some(at) = forms.into_iter().chain(middles).find_map(|form| text.find(form)) {
+            let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+            panic!("{what} says {marker}: {}", text[line..].chars().take(400).collect::<String>());
         }
     }
+}
+
+#[test]
+fn what_is_planted_would_be_found_in_every_form() {
+    assert!(planted::bodies().len() > 500, "every field of every fixture");
+    for marker in [MARKERS[5], MARK, SECRETS[2].1] {
+        let encoded = ["", "x", "xy"].map(|before| STANDARD.encode(format!("{before}{marker}tail")));
+        let forms = [marker.to_owned(), hex::encode(marker), format!("{:?}", marker.as_bytes())];
+        for form in forms.into_iter().chain(encoded) {
+            let said = std::panic::catch_unwind(|| unsaid("a text", &format!("before\n {form}, after")));
+            assert!(said.is_err(), "{marker} as {form}");
+        }
+    }
+    unsaid("a text", "nothing of it");
+}
+
+/// Posts a request as it is, and looks at everything that comes back; its status.
+async fn post(client: &reqwest::Client, to: &str, signed: &Signed) -> u16 {
+    let mut request = client.post(format!("{to}{}", signed.path)).body(signed.body.clone());
+    for (name, value) in &signed.headers {
+        request = request.header(name, value);
+    }
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let headers = format!("{:?}", response.headers());
+    unsaid("an answer", &format!("{status} {headers} {}", response.text().await.unwrap()));
+    status
+}
+
+/// Posts to a process, what is accepted and what is not: the deliveries full of markers, then every fixture with every
+/// field planted. `disturb` is called on the way. How many have an event at least.
+async fn provoke(app: &TestApp, to: &str, mut disturb: impl AsyncFnMut(usize)) -> usize {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let marked = planted().into_iter().map(|(provider, body)| app.signed(provider, body));
+    let fields = planted::bodies();
+    let fields = fields.iter().map(|(case, body)| app.request(case, body));
+    let mut accepted = 0;
+    let mut providers = BTreeSet::new();
+    app.clock.set(WallClock::system().now());
+    for (number, signed) in marked.chain(fields).enumerate() {
+        disturb(number).await;
+        loop {
+            match post(&client, to, &signed).await {
+                200 => break,
+                // What is proved is taken as soon as somebody is there to take it.
+                503 => tokio::time::sleep(Duration::from_millis(50)).await,
+                status => panic!("{status} for {}", signed.name),
+            }
+        }
+        // The process goes by the system's clock, and signatures grow old.
+        app.clock.set(WallClock::system().now());
+        accepted += 1;
+        if providers.insert(signed.path.split('/').nth(2).unwrap_or_default().to_owned()) {
+            for strange in planted::strange(app, &signed) {
+                post(&client, to, &strange).await;
+            }
+        }
+    }
+    assert_eq!(providers.len(), provider_names().len());
     accepted
 }
 
-#[tokio::test]
-async fn the_log_of_the_embedded_process_at_its_most_talkative_says_nothing_of_it() {
-    let finhook =
-        SECRETS.iter().fold(Finhook::new(), |all, (name, value)| all.with(name, *value)).with("FINHOOK_LOG", "trace");
+/// Every page of the operators' port: for nobody, for operators, and for the product where that is not what it is for.
+async fn pages(ops: &str, event: &str) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let get = async |path: &str, token: Option<&str>| {
+        let request = client.get(format!("{ops}{path}"));
+        let request = token.map_or(request.try_clone().unwrap(), |token| request.bearer_auth(token));
+        let mut response = request.send().await.unwrap();
+        let head = format!("{} {:?}", response.status(), response.headers());
+        let mut page = Vec::new();
+        // What goes on for ever is looked at for a moment.
+        let until = tokio::time::Instant::now() + Duration::from_secs(2);
+        while let Ok(Ok(Some(part))) = tokio::time::timeout_at(until, response.chunk()).await {
+            page.extend(part);
+        }
+        (head, page)
+    };
+    let (head, document) = get("/openapi.json", Some("opstokenmarker7792")).await;
+    let described = if head.starts_with("200") { &document[..] } else { b"{}" };
+    let document: serde_json::Value = serde_json::from_slice(described).unwrap();
+    let described = document["paths"].as_object().into_iter().flatten();
+    let described = described.filter(|(_, methods)| methods["get"].is_object()).map(|(path, _)| path.as_str());
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/nowhere"].into_iter().chain(described) {
+        let parts = path.split('/').map(|part| match part.trim_matches(['{', '}']) {
+            name if name == part => name.to_owned(),
+            name if name.contains("user") => "u_1".to_owned(),
+            name if name.contains("provider") || name.contains("service") => "plaid".to_owned(),
+            name if name.contains("subject") || name.contains("external") => "i1".to_owned(),
+            _ => event.to_owned(),
+        });
+        let path = parts.collect::<Vec<_>>().join("/");
+        let about_users = ["user", "integration", "account"].iter().any(|what| path.contains(what));
+        let roles = [None, Some("opstokenmarker7792"), Some("wrong"), Some("apptokenmarker7793")];
+        for token in roles {
+            if token == Some("apptokenmarker7793") && about_users {
+                continue; // The product reads there what it stored.
+            }
+            let (head, page) = get(&path, token).await;
+            clean(&format!("the head of {path} for {token:?}"), head.as_bytes());
+            clean(&format!("{path} for {token:?}"), &page);
+        }
+    }
+}
+
+/// That what a process exports says nothing of it, and that it exports at all.
+async fn spans_say_nothing(collector: &Collector) {
+    let bodies = collector.bodies().await;
+    assert!(!bodies.is_empty(), "spans are exported");
+    bodies.iter().for_each(|body| unsaid("an export of spans", &String::from_utf8_lossy(body)));
+}
+
+/// The settings under which everything is said that can be said.
+fn talkative(finhook: Finhook, collector: &Collector) -> Finhook {
+    finhook
+        .with("FINHOOK_LOG", EVERYTHING)
+        .with("FINHOOK_OPS_TOKENS", OPS_TOKENS)
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address())
+        .with("OTEL_EXPORTER_OTLP_HEADERS", "x-key=collectormarker7794")
+        .with("OTEL_BSP_SCHEDULE_DELAY", "100")
+}
+
+/// The ids of all events, once everything that was accepted is worked off: nothing is in the queues any more.
+async fn worked_off(finhook: &Finhook) -> Vec<String> {
+    eventually("everything is worked off", async || {
+        let queues = finhook.run(&["queues", "--json"]).exits(0).json_lines();
+        queues.iter().all(|queue| queue["ready"] == json!(0) && queue["unacked"].as_u64().unwrap_or(0) == 0)
+    })
+    .await;
+    let listed = finhook.run(&["events", "list", "--json"]).exits(0);
+    clean("the events", listed.out.as_bytes());
+    listed.json_lines().iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_process_at_its_most_talkative_says_nothing_of_it_anywhere() {
+    let collector = Collector::start().await;
+    let finhook = SECRETS.iter().fold(Finhook::new(), |all, (name, value)| all.with(name, *value));
+    let finhook = talkative(finhook, &collector);
     let data = finhook.folder().join("finhook-data");
     let app = TestApp::embedded_in(&data, &SECRETS).await;
     let serving = finhook.serve(&[]);
-    assert_eq!(provoke(&app, &serving.public).await, planted().len() as u64);
+    let accepted = provoke(&app, &serving.public, async |_| {}).await;
     let token = finhook.file("token", "access-marker-7784");
     let linked = finhook
         .run(&["link", "plaid", "i1", "--user", "u_1", "--authorization-id-file", token.to_str().unwrap()])
         .exits(0);
-    let expected = 14;
-    eventually("every event has its row", || async {
-        finhook.run(&["events", "list", "--json"]).exits(0).json_lines().len() >= expected
-    })
-    .await;
-    let events = finhook.run(&["events", "list", "--json"]).exits(0);
+    let events = worked_off(&finhook).await;
+    assert!(events.len() > accepted / 2, "{} events of {accepted} deliveries", events.len());
     let accounts = finhook.run(&["accounts", "--user", "u_1", "--json"]).exits(0);
     let check = finhook.run(&["check", "--json"]);
-    for said in [&linked, &events, &accounts, &check] {
+    for said in [&linked, &accounts, &check] {
         clean("a command's output", said.out.as_bytes());
-        clean("a command's log", said.err.as_bytes());
+        unsaid("a command's log", &said.err);
     }
     let metrics = reqwest::get(format!("{}/metrics", serving.ops)).await.unwrap().text().await.unwrap();
-    clean("the metrics", metrics.as_bytes());
+    unsaid("the metrics", &metrics);
+    pages(&serving.ops, &events[0]).await;
     let (status, log) = serving.terminate();
-    assert!(status.success() && log.contains("not accepted"), "{log}");
-    clean("the log", log.as_bytes());
+    assert!(status.success() && log.contains("not accepted") && log.contains("\"hyper"), "it is talkative");
+    unsaid("the log", &log);
+    spans_say_nothing(&collector).await;
 }
 
-#[tokio::test]
-async fn the_logs_of_receiver_and_worker_at_their_most_talkative_say_nothing_of_it() {
+#[tokio::test(flavor = "multi_thread")]
+async fn receiver_and_worker_at_their_most_talkative_say_nothing_of_it_whatever_is_cut_or_killed() {
     let Some(servers) = servers("logs of receiver and worker") else { return };
     let (database, broker) = (OwnDatabase::new(&servers.database).await, OwnBroker::new(&servers.amqp));
+    let (to_broker, to_database) = (Way::to(&broker.url).await, Way::to(&database.url).await);
+    let collector = Collector::start().await;
     let finhook = Finhook::new();
     let keys = Keys::fresh(finhook.folder());
     let app = TestApp::embedded_with_keys(&keys).await;
-    let finhook =
-        finhook.with_all(&keys.settings).with("FINHOOK_LOG", "trace").with("DATABASE_URL", database.url.clone());
-    let finhook = finhook.with("AMQP_URL", broker.url.clone()).with("FINHOOK_AMQP_PREFIX", broker.prefix.clone());
+    let finhook = talkative(finhook.with_all(&keys.settings), &collector)
+        .with("DATABASE_URL", format!("{}?passwort=queryvaluemarker7790", to_database.url))
+        .with("AMQP_URL", to_broker.url.clone())
+        .with("FINHOOK_AMQP_PREFIX", broker.prefix.clone());
     finhook.run(&["migrate", "up"]).exits(0);
     let (receiver, worker) = (finhook.serve(&["--only", "receiver"]), finhook.serve(&["--only", "worker"]));
     let client = reqwest::Client::new();
@@ -281,14 +419,31 @@ async fn the_logs_of_receiver_and_worker_at_their_most_talkative_say_nothing_of_
         client.get(format!("{}/readyz", receiver.ops)).send().await.unwrap().status() == 200
     })
     .await;
-    assert_eq!(provoke(&app, &receiver.public).await, planted().len() as u64);
-    eventually("every event has its row", || async {
-        finhook.run(&["events", "list", "--json"]).exits(0).json_lines().len() >= 14
-    })
-    .await;
+    let (mut workers, mut logs) = (vec![worker], Vec::new());
+    let disturb = async |number: usize| match number {
+        50 | 150 => to_broker.cut(),
+        100 | 200 => to_database.cut(),
+        120 => {
+            let worker = workers.pop().unwrap();
+            logs.push(worker.log());
+            worker.kill();
+            workers.push(finhook.serve(&["--only", "worker"]));
+        }
+        _ => {}
+    };
+    let accepted = provoke(&app, &receiver.public, disturb).await;
+    let events = worked_off(&finhook).await;
+    assert!(events.len() > accepted / 2, "{} events of {accepted} deliveries", events.len());
+    let worker = workers.pop().unwrap();
+    for served in [&receiver, &worker] {
+        pages(&served.ops, &events[0]).await;
+    }
     for served in [receiver, worker] {
         let (status, log) = served.terminate();
-        assert!(status.success(), "{log}");
-        clean("a log", log.as_bytes());
+        assert!(status.success(), "{}", &log[log.len().saturating_sub(2_000)..]);
+        logs.push(log);
     }
+    assert!(logs.iter().any(|log| log.contains("lost the broker")));
+    logs.iter().for_each(|log| unsaid("a log", log));
+    spans_say_nothing(&collector).await;
 }
