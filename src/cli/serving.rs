@@ -414,10 +414,13 @@ pub async fn receive(
     let address = listener.local_addr().context("the public address")?;
     let accepting = queue.clone();
     readiness.probe("queue", move || accepting.accepts().map_err(|error| error.to_string()));
+    let usual = webhooks::RoomLimits::default();
     let room = webhooks::RoomLimits {
         deliveries: http.max_in_flight,
         delivery_bytes: http.max_in_flight_bytes,
-        ..Default::default()
+        // Or the largest body would never be taken.
+        arriving_bytes: usual.arriving_bytes.max(http.max_body_bytes),
+        ..usual
     };
     let trusted_proxies = http.trusted_proxies.clone();
     let limits =

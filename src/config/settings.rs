@@ -332,7 +332,7 @@ mod tests {
         let settings = with_keys(&[]).unwrap();
         assert_eq!(settings.http.bind, "127.0.0.1:8080".parse().unwrap());
         assert_eq!(settings.ops.bind, "127.0.0.1:9090".parse().unwrap());
-        assert_eq!((settings.http.max_body_bytes, settings.http.max_in_flight_bytes), (1 << 20, 24 << 20));
+        assert_eq!((settings.http.max_body_bytes, settings.http.max_in_flight_bytes), (1 << 20, 16 << 20));
         assert_eq!((settings.worker.create_users, settings.worker.unlinked_days), (true, 90));
         assert_eq!((settings.log.filter.as_str(), settings.log.format), ("info", LogFormat::Auto));
         assert_eq!(settings.shutdown_timeout, Duration::from_secs(25));

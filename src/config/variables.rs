@@ -70,7 +70,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     plain("FINHOOK_MAX_BODY_BYTES", Some("1048576"), "The largest webhook body that is read; larger ones get 413."),
     plain("FINHOOK_MAX_IN_FLIGHT", Some("1024"), "How many deliveries are handled at once; more get 503."),
-    plain("FINHOOK_MAX_IN_FLIGHT_BYTES", Some("25165824"), "How many bytes of bodies are held at once; more get 503."),
+    plain("FINHOOK_MAX_IN_FLIGHT_BYTES", Some("16777216"), "How many bytes of bodies are held at once; more get 503."),
     plain("FINHOOK_MAX_CONNECTIONS", Some("12288"), "How many connections the webhook port holds open."),
     plain(
         "FINHOOK_TRUSTED_PROXIES",

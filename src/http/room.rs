@@ -25,9 +25,10 @@ pub struct RoomLimits {
 }
 
 impl Default for RoomLimits {
-    /// At most about 100 MiB in all: bodies, their sealed copies, and what a broker's client copies again.
+    /// Under 100 MiB in all, also with the largest bodies and a broker that reads none of them: buffers grow by doubling,
+    /// a body is held beside its seal for a moment, and the broker's client copies once more.
     fn default() -> Self {
-        Self { requests: 16_384, deliveries: 1_024, delivery_bytes: 24 << 20, arriving_bytes: 16 << 20 }
+        Self { requests: 16_384, deliveries: 1_024, delivery_bytes: 16 << 20, arriving_bytes: 12 << 20 }
     }
 }
 

@@ -13,8 +13,9 @@ use crate::queue::PublishError;
 /// Most messages of a window.
 const WINDOW: usize = 256;
 
-/// Most bytes of a window: the client library copies bodies into a queue that it does not bound.
-const WINDOW_BYTES: usize = 4 << 20;
+/// Most bytes of a window, its last message besides: the client library copies bodies into a queue that it does not bound,
+/// and keeps them there for as long as the broker reads nothing.
+const WINDOW_BYTES: usize = 1 << 20;
 
 /// Deliveries between their callers and the lanes.
 pub(super) struct Inbox {
