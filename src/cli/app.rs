@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::Context;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
-use crate::config::{ConfigError, QueueSettings, Settings, Sources, StoreSettings, Values, Variable};
+use crate::config::{ConfigError, QueueSettings, Settings, Sources, StoreSettings, Values, Variable, is_this_machine};
 use crate::crypto::{BlindIndex, Encoding, KeyRing, TypeormCipher, UrlKeys, fresh_key};
 use crate::domain::WallClock;
 use crate::ops::telemetry;
@@ -158,7 +158,20 @@ fn crosses_no_network(values: &Values, settings: &Settings) -> Result<(), BadCon
             ),
         ));
     }
+    const MANAGEMENT: &str = "FINHOOK_RABBITMQ_MANAGEMENT_URL";
+    if values.secret(MANAGEMENT)?.is_some_and(|url| is_plain_elsewhere(&url)) {
+        let problem = format!(
+            "is on another machine without TLS: use https://, or set {TRUSTED}=true if nobody else is on that network"
+        );
+        problems.push(values.error(MANAGEMENT, problem));
+    }
     if problems.is_empty() { Ok(()) } else { Err(problems.into()) }
+}
+
+/// Whether a URL sends its password in the clear to another machine. One that cannot be read is not judged here.
+fn is_plain_elsewhere(url: &SecretString) -> bool {
+    let elsewhere = |uri: ::http::Uri| uri.scheme_str() == Some("http") && !uri.host().is_some_and(is_this_machine);
+    url.expose_secret().trim().parse().is_ok_and(elsewhere)
 }
 
 /// Adds what embedded mode generates: keys, and secrets to develop with. Those of the providers stand in only as long as
@@ -271,7 +284,7 @@ mod tests {
 
     fn problem(given: &[(&str, &str)]) -> Option<String> {
         let keys = [("FINHOOK_KEYS", KeyRing::generate_entry(1)), ("FINHOOK_INDEX_KEY", fresh_key())];
-        let keys = keys.iter().map(|(name, key)| (*name, secrecy::ExposeSecret::expose_secret(key)));
+        let keys = keys.iter().map(|(name, key)| (*name, key.expose_secret()));
         let sources = Sources::of(keys.chain(given.iter().copied()));
         App::from_sources(sources).unwrap().configured().err().map(|error| error.to_string())
     }
@@ -312,7 +325,14 @@ mod tests {
     #[test]
     fn a_network_is_trusted_when_somebody_says_so() {
         let servers = [("DATABASE_URL", "postgres://u@db.example/app"), ("AMQP_URL", "amqp://mq.example")];
-        assert_eq!(problem(&servers).unwrap().lines().count(), 2, "both are named at once");
-        assert_eq!(problem(&[servers[0], servers[1], ("FINHOOK_TRUST_NETWORK", "true")]), None);
+        let management = |host| [servers[0], servers[1], ("FINHOOK_RABBITMQ_MANAGEMENT_URL", host)];
+        let all = management("http://u:hunter2@mq.example:15672");
+        let said = problem(&all).unwrap();
+        assert!(said.lines().count() == 3 && !said.contains("hunter2"), "all are named at once: {said}");
+        for host in ["https://mq.example:15671", "http://127.0.0.1:15672", "http://localhost:15672"] {
+            assert_eq!(problem(&management(host)).unwrap().lines().count(), 2, "{host}");
+        }
+        let trusted = [all.as_slice(), &[("FINHOOK_TRUST_NETWORK", "true")]].concat();
+        assert_eq!(problem(&trusted), None);
     }
 }

@@ -2,9 +2,10 @@
 
 use secrecy::ExposeSecret;
 
-use super::database::{Db, Raw, theirs};
+use super::database::{Db, Raw, on_postgres, theirs};
 use super::{Outcome, Saying, event, link, on_both, token};
 use crate::domain::{EventState, Rank, StatusChange, UserId};
+use crate::pipeline::moving::{Report, Sealer};
 
 impl Db {
     /// Ids in the form that this database keeps them in.
@@ -106,4 +107,62 @@ on_both! {
         assert_eq!(closed, [(counts,)]);
         assert_eq!(db.store.integration("unit", "c1").await.unwrap().unwrap().status, "archived");
     }
+}
+
+/// How many subjects the two sides meet over.
+const MANY: u32 = 40;
+
+#[tokio::test]
+async fn a_move_and_commits_over_the_same_rows_end_in_every_account_once() {
+    on_postgres(|db| async move {
+        let user = Db::id(1);
+        db.sql(&format!(r#"insert into "user" (id, external_id) values ('{user}', 'u1')"#)).await;
+        for n in 0..MANY {
+            let (integration, token) = (Db::id(100 + n), theirs().seal("token"));
+            db.sql(&format!(
+                "insert into integration (id, service, external_id, authorization_id, user_id)
+                 values ('{integration}', 'unit', 'c{n}', '{token}', '{user}')"
+            ))
+            .await;
+            for (place, account) in [("a", 1_000 + n), ("b", 2_000 + n)] {
+                let (account, sealed) = (Db::id(account), theirs().seal(&format!("{place}{n}")));
+                db.sql(&format!(
+                    "insert into account (id, external_id, baas_id, integration_id, user_id)
+                     values ('{account}', '{sealed}', '{sealed}', '{integration}', '{user}')"
+                ))
+                .await;
+            }
+        }
+        let seal = async {
+            let now = super::at(9);
+            let mut mover = Sealer { vault: &db.options.vault, merge: true, now, report: Report::default() };
+            let mut last = None;
+            while let Some(next) =
+                db.store.moving().unwrap().move_subjects(last.as_ref(), 3, &mut mover, true).await.unwrap()
+            {
+                last = Some(next);
+            }
+            mover.report
+        };
+        let commits = async {
+            // From the other end, so that they meet.
+            for n in (0..MANY).rev() {
+                let closed = Some(StatusChange::closing("closed"));
+                let about = |key: String| event(&key, 1).about(&format!("c{n}"));
+                db.take([
+                    about(format!("a{n}")).account(&format!("a{n}"), closed.clone()),
+                    about(format!("b{n}")).account(&format!("b{n}"), closed),
+                ])
+                .await;
+            }
+        };
+        let (report, ()) = tokio::join!(seal, commits);
+        assert_eq!((report.unreadable, report.duplicates), (0, 0));
+        let rows = db.rows().await;
+        assert_eq!(rows.accounts.len(), 2 * MANY as usize);
+        assert!(rows.accounts.values().all(|account| account.status.status == "closed" && account.baas_id.is_some()));
+        let counts = db.store.moving().unwrap().move_counts().await.unwrap();
+        assert_eq!((counts.theirs, counts.rows), (0, 3 * u64::from(MANY)));
+    })
+    .await;
 }
