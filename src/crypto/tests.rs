@@ -28,12 +28,8 @@ fn entry(id: u32) -> String {
 }
 
 fn delivery(provider: ProviderName, body: &[u8]) -> Delivery {
-    let proof = Proof {
-        scheme: "hmac-sha1".into(),
-        iat: Some(1_700_000_000),
-        user: Some(UserId("u_42".into())),
-        secret: Some("1a2b3c4d".into()),
-    };
+    let proof =
+        Proof { scheme: "hmac-sha1".into(), iat: Some(1_700_000_000), user: Some(UserId("u_42".into())), secret: None };
     let received_at = Timestamp::from_micros(1_700_000_000_123_456).unwrap();
     let id = Uuid::from_u128(0x0192_f0c4_0000_7000_8000_0000_0000_0001);
     Delivery::assemble(id, provider, received_at, proof, Scope::Body, false, Bytes::copy_from_slice(body))
@@ -65,7 +61,8 @@ fn damaged(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> + '_ {
 #[test]
 fn a_delivery_opens_to_what_was_sealed() {
     let ring = ring(&entry(1));
-    let delivery = delivery(UNIT, br#"{"data":[]}"#);
+    let mut delivery = delivery(UNIT, br#"{"data":[]}"#);
+    delivery.proof.secret = Some("1a2b3c4d".into());
     let sealed = ring.seal_delivery(&delivery);
     assert_eq!((sealed.id, sealed.provider, sealed.received_at), (delivery.id, UNIT, delivery.received_at));
     let opened = open(&ring, sealed.message.as_bytes()).unwrap();
@@ -77,7 +74,9 @@ fn a_delivery_opens_to_what_was_sealed() {
 fn a_message_is_sealed_in_the_buffer_that_was_reserved_for_it() {
     let nasty = "\u{1}\"\\".repeat(50);
     let mut delivery = delivery(UNIT, &[7; 1000]);
-    delivery.proof = Proof { scheme: nasty.clone(), iat: Some(i64::MIN), user: Some(UserId(nasty)), secret: None };
+    let secret = Some("1a2b3c4d".into());
+    delivery.proof = Proof { scheme: nasty.clone(), iat: Some(i64::MIN), user: Some(UserId(nasty)), secret };
+    delivery.key = Some(DedupKey::from_stored(vec![0xff; 40]));
     delivery.trace = TraceParent::new(u128::MAX, u64::MAX, true);
     let sealed = ring(&entry(1)).seal_delivery(&delivery);
     assert!(sealed.message.as_bytes().len() <= envelope::room_for(&delivery));

@@ -15,6 +15,7 @@ mod owners;
 mod people;
 mod registers;
 mod retention;
+mod secrets;
 mod unlinked;
 mod waiting;
 
