@@ -143,6 +143,18 @@ pub async fn lift(
     Ok(lifted)
 }
 
+/// Lets a transaction go on that makes a row of a user, unless they were forgotten. It holds the gate open, as a commit does.
+pub async fn admit(tables: &mut dyn Tables, user: &UserId, index: &BlindIndex) -> Result<(), StoreError> {
+    tables.lock_subjects(&[]).await?;
+    let buried = tables.tombstones(&[marks::of_user(index, user)]).await?;
+    if buried.is_empty() { Ok(()) } else { Err(refused()) }
+}
+
+fn refused() -> StoreError {
+    let what = "the user was forgotten; `finhook forget --lift` takes them again".to_owned();
+    StoreError { trouble: StoreTrouble::Forgotten, what }
+}
+
 /// One bounded step of deleting stored events: `Ok(None)` when nothing is left to do, else how many were deleted.
 ///
 /// `behind_the_gate` says whether this transaction may find a tombstone settled: only if no commit that began before the
@@ -229,8 +241,7 @@ impl Forgotten {
         index: &BlindIndex,
     ) -> Result<(), StoreError> {
         if links.iter().any(|link| self.users.contains(&link.user)) {
-            let what = "the user was forgotten; `finhook forget --lift` takes them again".to_owned();
-            return Err(StoreError { trouble: StoreTrouble::Forgotten, what });
+            return Err(refused());
         }
         let linked: BTreeSet<SubjectKey> =
             links.iter().map(super::fold::subject_of_link).filter(|key| self.subjects.remove(key)).collect();

@@ -406,7 +406,7 @@ pub trait Store: Send + Sync {
     async fn integrations(&self, user: &UserId) -> Result<Vec<IntegrationView>, StoreError>;
 
     /// Makes a user if there is none; whether there was none. An address that is given becomes the product's own, of which
-    /// no event takes it away; a soft-deleted user stays as they are.
+    /// no event takes it away; a soft-deleted user stays as they are, and one who was forgotten is `Forgotten`.
     async fn put_user(&self, user: &UserId, email: Option<&Email>) -> Result<bool, StoreError>;
 
     /// How many rows there are.

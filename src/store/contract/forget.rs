@@ -168,6 +168,8 @@ on_both! {
         let links = || Batch { links: vec![link("u1", 9)], ..Batch::default() };
         let refused = db.store.commit(&links(), &db.archive).await.unwrap_err();
         assert_eq!(refused.trouble, StoreTrouble::Forgotten, "{refused}");
+        let refused = db.store.put_user(&user("u1"), None).await.unwrap_err();
+        assert_eq!(refused.trouble, StoreTrouble::Forgotten, "{refused}");
         assert!(db.rows().await.users.is_empty());
         assert_eq!(db.store.lift(&user("u1"), &by_ada(Act::Remember)).await.unwrap(), 2);
         assert!(!db.store.is_forgotten(&user("u1")).await.unwrap());

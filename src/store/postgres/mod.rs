@@ -193,7 +193,12 @@ impl Store for Postgres {
     }
 
     async fn put_user(&self, user: &UserId, email: Option<&Email>) -> Result<bool, StoreError> {
-        queries::put_user(&self.pool, user, email, self.options.clock.now()).await
+        let mut transaction = self.begin().await?;
+        let mut tables = tables::PgTables { connection: &mut transaction };
+        forget_user::admit(&mut tables, user, &self.options.vault.index).await?;
+        let made = queries::put_user(&mut transaction, user, email, self.options.clock.now()).await?;
+        transaction.commit().await.map_err(errors::of("commit"))?;
+        Ok(made)
     }
 
     async fn row_counts(&self) -> Result<RowCounts, StoreError> {

@@ -1,6 +1,6 @@
 //! The statements outside a commit on PostgreSQL: what fails alone, what is due, what waits, and what people look at.
 
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Postgres, QueryBuilder, query, query_as, query_scalar};
 use uuid::Uuid;
 
@@ -279,7 +279,12 @@ pub async fn integrations(pool: &PgPool, user: &UserId) -> Result<Vec<Integratio
 
 /// Makes a user if there is none, and gives them the product's address. Two statements that may be repeated: dying between
 /// them leaves a user without an address, whom the next try gives it.
-pub async fn put_user(pool: &PgPool, user: &UserId, email: Option<&Email>, now: Timestamp) -> Result<bool, StoreError> {
+pub async fn put_user(
+    connection: &mut PgConnection,
+    user: &UserId,
+    email: Option<&Email>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     let doing = "write a user";
     let email = email.map(|email| email.address.as_str());
     let made = query(
@@ -290,7 +295,7 @@ pub async fn put_user(pool: &PgPool, user: &UserId, email: Option<&Email>, now: 
     .bind(user.as_str())
     .bind(email)
     .bind(naive(now))
-    .execute(pool)
+    .execute(&mut *connection)
     .await
     .map_err(errors::of(doing))?;
     if made.rows_affected() > 0 || email.is_none() {
@@ -305,7 +310,7 @@ pub async fn put_user(pool: &PgPool, user: &UserId, email: Option<&Email>, now: 
     .bind(user.as_str())
     .bind(email)
     .bind(naive(now))
-    .execute(pool)
+    .execute(&mut *connection)
     .await
     .map_err(errors::of(doing))?;
     Ok(false)

@@ -192,7 +192,12 @@ impl Store for Sqlite {
     }
 
     async fn put_user(&self, user: &UserId, email: Option<&Email>) -> Result<bool, StoreError> {
-        queries::put_user(&self.writer, user, email, self.options.clock.now()).await
+        let mut transaction = self.begin().await?;
+        let mut tables = tables::SqliteTables { connection: &mut transaction };
+        forget_user::admit(&mut tables, user, &self.options.vault.index).await?;
+        let made = queries::put_user(&mut transaction, user, email, self.options.clock.now()).await?;
+        transaction.commit().await.map_err(errors::of("commit"))?;
+        Ok(made)
     }
 
     async fn row_counts(&self) -> Result<RowCounts, StoreError> {

@@ -1,6 +1,6 @@
 //! The statements outside a commit on SQLite: what fails alone, what is due, what waits, and what people look at.
 
-use sqlx::sqlite::SqlitePool;
+use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{Connection, QueryBuilder, Sqlite, query, query_as};
 use uuid::Uuid;
 
@@ -297,7 +297,7 @@ pub async fn integrations(pool: &SqlitePool, user: &UserId) -> Result<Vec<Integr
 /// Makes a user if there is none, and gives them the product's address. Two statements that may be repeated: dying between
 /// them leaves a user without an address, whom the next try gives it.
 pub async fn put_user(
-    pool: &SqlitePool,
+    connection: &mut SqliteConnection,
     user: &UserId,
     email: Option<&Email>,
     now: Timestamp,
@@ -312,7 +312,7 @@ pub async fn put_user(
     .bind(user.as_str())
     .bind(email)
     .bind(now.micros())
-    .execute(pool)
+    .execute(&mut *connection)
     .await
     .map_err(errors::of(doing))?;
     if made.rows_affected() > 0 || email.is_none() {
@@ -327,7 +327,7 @@ pub async fn put_user(
     .bind(user.as_str())
     .bind(email)
     .bind(now.micros())
-    .execute(pool)
+    .execute(&mut *connection)
     .await
     .map_err(errors::of(doing))?;
     Ok(false)
