@@ -59,16 +59,6 @@ enum Kind {
     Commit,
 }
 
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Kind::Receive => "receive",
-            Kind::Publish => "publish",
-            Kind::Commit => "commit",
-        }
-    }
-}
-
 /// A span that ends when it is dropped.
 pub struct Span {
     recorded: Option<Recorded>,

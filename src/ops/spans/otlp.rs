@@ -81,13 +81,13 @@ pub(super) fn is_on() -> bool {
 /// Begins a span, if the export has started.
 pub(super) fn begin(kind: Kind, parent: Option<TraceParent>, links: &[TraceParent]) -> Option<Recorded> {
     let tracer = TRACER.get()?;
-    let role = match kind {
-        Kind::Receive => SpanKind::Server,
-        Kind::Publish => SpanKind::Producer,
-        Kind::Commit => SpanKind::Consumer,
+    let (name, role) = match kind {
+        Kind::Receive => ("receive", SpanKind::Server),
+        Kind::Publish => ("publish", SpanKind::Producer),
+        Kind::Commit => ("commit", SpanKind::Consumer),
     };
     let links = links.iter().map(|link| Link::with_context(outside(*link))).collect();
-    let builder = SpanBuilder::from_name(kind.name()).with_kind(role).with_links(links);
+    let builder = SpanBuilder::from_name(name).with_kind(role).with_links(links);
     let context = Context::new();
     let context = parent.map_or(context.clone(), |parent| context.with_remote_span_context(outside(parent)));
     Some(Recorded(tracer.build_with_context(builder, &context)))
