@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rand::RngExt;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -159,6 +160,13 @@ fn programs() -> Option<PathBuf> {
     servers.filter(|folder| folder.join("rabbitmq-server").exists()).max()
 }
 
+/// A port that nothing listens on, below those that the kernel gives to clients: one of those could be taken by a
+/// connection of another test before the node gets to it.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = rand::rng().random_range(20_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
