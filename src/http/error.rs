@@ -1,4 +1,5 @@
-//! The only map from cause to status, body, `Retry-After` and metric label.
+//! The only map from cause to status, body, `Retry-After` and metric label on the public port; the operators' port has one of
+//! its own, `api/problem.rs`.
 //!
 //! The statuses follow what senders do with them (PROVIDERS): 503 is sent again, a 4xx by some never, and a 401 has one
 //! text for every reason, because the reason helps nobody but a forger.
