@@ -78,7 +78,7 @@ fn known_fields(text: &str) -> Option<String> {
     }
     let known = text.rsplit_once(", expected ").map_or("none", |(_, known)| known);
     let known = known.trim_start_matches("one of ").split(" at line ").next().unwrap_or_default();
-    Some(known.replace('`', ""))
+    Some(known.replace('`', "").replace(" or ", ", "))
 }
 
 impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Body<T> {
@@ -146,7 +146,7 @@ pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Cause> {
         } else if text.starts_with("missing field") {
             "lacks a field that it needs".to_owned()
         } else if text.starts_with("duplicate field") {
-            "is given twice".to_owned()
+            "has a field twice".to_owned()
         } else {
             "is not what is taken here".to_owned()
         };
@@ -297,7 +297,7 @@ mod tests {
             (r#"{"inner":{}}"#, "/inner"),
             (r#"{"ids":["s3cret"]}"#, "/ids/0"),
             (r#"{"ids":"s3cret"}"#, "/ids"),
-            (r#"{"ids":[],"ids":[]}"#, "/ids"),
+            (r#"{"ids":[],"ids":[]}"#, ""),
             (r#"{"x, expected `s3cret":1}"#, ""),
         ];
         for (body, pointer) in cases {
