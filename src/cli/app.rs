@@ -161,7 +161,7 @@ fn crosses_no_network(values: &Values, settings: &Settings) -> Result<(), BadCon
     const MANAGEMENT: &str = "FINHOOK_RABBITMQ_MANAGEMENT_URL";
     if values.secret(MANAGEMENT)?.is_some_and(|url| is_plain_elsewhere(&url)) {
         let problem = format!(
-            "is on another machine without TLS: use https://, or set {TRUSTED}=true if nobody else is on that network"
+            "is on another machine without TLS: use https:// (AMQP_URL's cacertfile counts), or set {TRUSTED}=true if nobody else is on that network"
         );
         problems.push(values.error(MANAGEMENT, problem));
     }

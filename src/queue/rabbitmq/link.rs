@@ -360,7 +360,7 @@ pub fn is_exposed(url: &SecretString) -> bool {
 
 /// The CA that is trusted besides the system's: `cacertfile` in the address, as RabbitMQ's own clients name it. Read at
 /// every connection, so that a new one is taken up.
-fn authority(url: &SecretString) -> Result<Option<String>, Trouble> {
+pub(super) fn authority(url: &SecretString) -> Result<Option<String>, Trouble> {
     let Some((_, query)) = url.expose_secret().split_once('?') else { return Ok(None) };
     let Some(path) = query.split('&').find_map(|pair| pair.strip_prefix("cacertfile=")) else { return Ok(None) };
     std::fs::read_to_string(path.trim()).map(Some).map_err(|error| Trouble::Standing {

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::DATE;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Certificate, Client, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::link::address;
+use super::link::{address, authority};
 use super::topology::{Argument, Topology};
 use crate::queue::Depth;
 
@@ -125,13 +125,18 @@ impl Management {
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(ACCEPTED.to_owned());
         }
+        let trusted = authority(broker).map_err(|trouble| trouble.sentence().to_owned())?;
         let broker = address(broker).map_err(|trouble| trouble.sentence().to_owned())?;
+        // Whoever vouches for the broker vouches for its API.
+        let trusted = trusted.map(|pem| Certificate::from_pem_bundle(pem.as_bytes())).transpose();
+        let trusted = trusted.map_err(|_| "AMQP_URL: its cacertfile holds no certificates".to_owned())?;
         let client = Client::builder()
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE)
             .no_proxy()
             // The request carries a password: it goes where it was told to and nowhere else.
             .redirect(reqwest::redirect::Policy::none())
+            .tls_certs_merge(trusted.unwrap_or_default())
             .build()
             .map_err(|_| "no HTTP client can be made for the management API".to_owned())?;
         Ok(Self {
