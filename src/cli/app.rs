@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use secrecy::{ExposeSecret, SecretString};
@@ -13,6 +14,7 @@ use crate::ops::telemetry;
 use crate::pipeline::read::Desk;
 use crate::providers::{PROVIDERS, Setup};
 use crate::queue;
+use crate::store::keys::{Misfit, compare, recognise};
 use crate::store::{self, Store, StoreOptions, Telling, Vault};
 
 /// Bad usage or configuration: exit code 64. Every problem that was found, one a line.
@@ -50,6 +52,9 @@ impl From<Vec<ConfigError>> for BadConfiguration {
         Self(errors.iter().map(ToString::to_string).collect())
     }
 }
+
+/// How long a receiver waits for the database that it only looks its keys up in.
+const COMPARE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What all commands share.
 pub struct App {
@@ -258,7 +263,7 @@ impl Configured {
 
     /// The store with every migration: an embedded one is brought up, of another it is said what to do.
     pub async fn store(&self, vault: Arc<Vault>) -> anyhow::Result<Arc<dyn Store>> {
-        let store = self.store_as_it_is(vault).await?;
+        let store = self.store_as_it_is(vault.clone()).await?;
         if matches!(self.settings.store, StoreSettings::Sqlite { .. }) {
             store.migrate_up().await.context("bring the embedded database up")?;
         } else if store.migrations().await.context("DATABASE_URL")?.iter().any(|m| !m.applied) {
@@ -267,7 +272,43 @@ impl Configured {
             )
             .into());
         }
+        self.recognise(store.as_ref(), &vault).await?;
         Ok(store)
+    }
+
+    /// The same for a process that has no database of its own to work with, a receiver: if DATABASE_URL is given, its keys are
+    /// compared (reading `sealing_key` is enough) and nothing is written. A database that does not answer keeps no receiver
+    /// from taking deliveries, and one without DATABASE_URL has nothing to compare with: its workers notice.
+    pub async fn compare_keys_if_possible(&self, vault: &Arc<Vault>) -> anyhow::Result<()> {
+        if !self.values.is_given("DATABASE_URL") {
+            tracing::info!("keys are not compared: a receiver without DATABASE_URL has nothing to compare them with");
+            return Ok(());
+        }
+        let look = async {
+            let store = self.store_as_it_is(vault.clone()).await?;
+            let known = store.keys().known_keys().await;
+            store.close().await;
+            Ok::<_, anyhow::Error>(known?)
+        };
+        match tokio::time::timeout(COMPARE_PATIENCE, look).await {
+            Ok(Ok(known)) => self.misfit(compare(&known, vault)),
+            _ => {
+                tracing::warn!("keys are not compared: the database does not answer");
+                Ok(())
+            }
+        }
+    }
+
+    fn misfit(&self, outcome: Result<(), Misfit>) -> anyhow::Result<()> {
+        let error = |misfit: Misfit| self.values.error(misfit.variable(), misfit.to_string());
+        Ok(outcome.map_err(|misfit| BadConfiguration::from(error(misfit)))?)
+    }
+
+    /// Stops whoever holds other keys than those that the database was sealed and indexed with, before anything is written
+    /// or bound; enters keys that it does not know.
+    async fn recognise(&self, store: &dyn Store, vault: &Vault) -> anyhow::Result<()> {
+        let outcome = recognise(store.keys(), vault).await.context("compare the keys with the database's")?;
+        self.misfit(outcome)
     }
 }
 

@@ -1,14 +1,24 @@
-//! `finhook keys generate`: fresh random keys, ready to be put into the configuration.
+//! `finhook keys`: makes keys, says what they seal, takes everything over to the first one, and lets one go.
+
+mod generate;
+mod retire;
+mod rotate;
+mod status;
+mod waiting;
 
 use clap::Subcommand;
-use secrecy::ExposeSecret;
 
-use super::app::BadConfiguration;
-use super::{Done, output};
-use crate::crypto::KeyRing;
+use super::Done;
+use super::app::App;
 
 /// Arguments of `finhook keys`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Changing the key that seals, without a pause:\n  \
+                        1. add the new key last in FINHOOK_KEYS, everywhere, and start everything anew: it can be opened now\n  \
+                        2. move it first, everywhere, and start everything anew: it seals now\n  \
+                        3. finhook keys rotate\n  \
+                        4. finhook keys retire OLD, until it says that nothing needs it\n  \
+                        5. take the old key out of FINHOOK_KEYS")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -19,50 +29,29 @@ enum Command {
     /// Print fresh keys
     #[command(after_help = "Without an option it prints all three, as lines for an environment file.\n\
                             Example: (umask 077; finhook keys generate > finhook.env)")]
-    Generate(Generate),
+    Generate(generate::Args),
+    /// Show which key sealed how much, and what waits in queues
+    Status(status::Args),
+    /// Seal everything in the tables anew under the first key, while receivers and workers run
+    #[command(
+        after_help = "It can be interrupted, started again and run twice at once: what is done is seen by its key.\n\
+                            Exit code 1: something is left under another key; the last lines say what.\n\
+                            Example: finhook keys rotate --rate 2000"
+    )]
+    Rotate(rotate::Args),
+    /// Say that a key is needed no more, or what still needs it
+    #[command(after_help = "Refused while anything in tables or queues is, or may be, sealed with it.\n\
+                            Afterwards take the key out of FINHOOK_KEYS. Its id stays taken.\n\
+                            Example: finhook keys retire 1")]
+    Retire(retire::Args),
 }
 
-#[derive(Debug, clap::Args)]
-struct Generate {
-    /// Only one entry ID:KEY for FINHOOK_KEYS, with this id (a decimal number that the list does not have yet)
-    #[arg(long, value_name = "ID", conflicts_with = "bare")]
-    id: Option<u32>,
-    /// Only one bare key, for FINHOOK_INDEX_KEY or FINHOOK_URL_KEYS
-    #[arg(long)]
-    bare: bool,
-    /// One JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-/// Prints keys.
-pub fn run(args: Args) -> anyhow::Result<Done> {
-    let Command::Generate(args) = args.command;
-    let bare = || -> anyhow::Result<String> {
-        let entry = KeyRing::generate_entry(0);
-        let (_, key) = entry
-            .expose_secret()
-            .split_once(':')
-            .ok_or_else(|| BadConfiguration::usage("a generated key has no id".to_owned()))?;
-        Ok(key.to_owned())
-    };
-    let lines: Vec<(&str, String)> = match (args.id, args.bare) {
-        (Some(id), _) => vec![("FINHOOK_KEYS", KeyRing::generate_entry(id).expose_secret().to_owned())],
-        (None, true) => vec![("key", bare()?)],
-        (None, false) => vec![
-            ("FINHOOK_KEYS", KeyRing::generate_entry(1).expose_secret().to_owned()),
-            ("FINHOOK_INDEX_KEY", bare()?),
-            ("FINHOOK_URL_KEYS", bare()?),
-        ],
-    };
-    if args.json {
-        let object: serde_json::Map<_, _> =
-            lines.into_iter().map(|(name, key)| (name.to_owned(), serde_json::Value::String(key))).collect();
-        output::json_line(&object)?;
-    } else if let [(_, key)] = lines.as_slice() {
-        output::line(key)?;
-    } else {
-        lines.iter().try_for_each(|(name, key)| output::line(&format!("{name}={key}")))?;
+/// Runs it.
+pub async fn run(args: Args) -> anyhow::Result<Done> {
+    match args.command {
+        Command::Generate(args) => generate::run(args),
+        Command::Status(args) => status::run(args, App::load()?).await,
+        Command::Rotate(args) => rotate::run(args, App::load()?).await,
+        Command::Retire(args) => retire::run(args, App::load()?).await,
     }
-    Ok(Done::Yes)
 }

@@ -91,7 +91,7 @@ pub enum Command {
     Queues(queues::Args),
     /// Show, declare or export what finhook has at the broker
     Topology(topology::Args),
-    /// Make keys
+    /// Make keys, see what they seal, change the one that seals
     Keys(keys::Args),
     /// Bring the database's tables up, down, or show where they are
     Migrate(migrate::Args),
@@ -124,6 +124,8 @@ pub fn main() -> ExitCode {
             return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(1) };
         }
     };
+    // Before any secret is read.
+    crate::ops::limits::leave_no_core();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -145,7 +147,7 @@ async fn run(command: Command) -> anyhow::Result<Done> {
     match command {
         Command::Demo(args) => demo::run(args).await,
         Command::Explain(args) => explain::run(args).await,
-        Command::Keys(args) => keys::run(args),
+        Command::Keys(args) => keys::run(args).await,
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Check(args) => check::run(args).await,

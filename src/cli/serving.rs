@@ -52,6 +52,12 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it looks meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// How often it is written under which keys deliveries came.
+const WRITE_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a database has to answer before the operators' port says that it is waited for.
+const EARLY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// One half of the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Half {
@@ -95,6 +101,12 @@ impl Serving {
         let vault = app.vault()?;
         let desk = app.desk(vault.clone())?;
         let doors = verifiers(app)?;
+        // Another key than the database was sealed with stops the start here, before anything binds. Only a database that is
+        // away is waited for behind the operators' port.
+        let early = if works { store_if_it_answers(app, &vault).await? } else { None };
+        if !works {
+            app.compare_keys_if_possible(&vault).await?;
+        }
         let metrics = metrics::install();
         metrics::start_at_zero(PROVIDERS.iter().map(|provider| provider.name), &Refusal::ALL);
         let readiness = Readiness::new(app.clock.clone());
@@ -105,10 +117,9 @@ impl Serving {
         let starting = Starting::serve((&ops, ops_tls.clone()), &readiness, metrics.clone())
             .context("serve on FINHOOK_OPS_BIND")?;
 
-        let store = if works {
-            Some(store_when_it_answers(app, &vault, &readiness.check("store"), shutdown).await?)
-        } else {
-            None
+        let store = match (works, early) {
+            (true, None) => Some(store_when_it_answers(app, &vault, &readiness.check("store"), shutdown).await?),
+            (_, early) => early,
         };
         if let Some(moving) = store.as_ref().and_then(|store| store.moving())
             && vault.theirs.is_none()
@@ -162,6 +173,7 @@ impl Serving {
             };
             let keeper = Keeper::new(store.clone(), app.clock.clone(), retention, shutdown.token());
             tasks.push(tokio::spawn(async move { keeper.run().await }));
+            tasks.push(tokio::spawn(write_sightings(store.clone(), desk.clone(), shutdown.token())));
         }
         let stop = shutdown.token();
         tasks.push(tokio::spawn(async move { observer.run(stop).await }));
@@ -265,7 +277,7 @@ async fn store_when_it_answers(
 ) -> anyhow::Result<Arc<dyn Store>> {
     let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(3));
     loop {
-        let error = match app.store(vault.clone()).await {
+        let error = match store_of_a_worker(app, vault).await {
             Err(error) if matches!(app.settings.store, StoreSettings::Postgres { .. }) => error,
             other => return other,
         };
@@ -279,6 +291,25 @@ async fn store_when_it_answers(
             () = shutdown.begun() => return Err(error),
         }
     }
+}
+
+/// The store, if the database answers now; `None` if it is a server that is away.
+async fn store_if_it_answers(app: &Configured, vault: &Arc<Vault>) -> anyhow::Result<Option<Arc<dyn Store>>> {
+    if matches!(app.settings.store, StoreSettings::Sqlite { .. }) {
+        return store_of_a_worker(app, vault).await.map(Some);
+    }
+    match tokio::time::timeout(EARLY_PATIENCE, store_of_a_worker(app, vault)).await {
+        Ok(Ok(store)) => Ok(Some(store)),
+        Ok(Err(error)) if !error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient) => Err(error),
+        _ => Ok(None),
+    }
+}
+
+/// The store, and in it since when this ring's primary seals.
+async fn store_of_a_worker(app: &Configured, vault: &Arc<Vault>) -> anyhow::Result<Arc<dyn Store>> {
+    let store = app.store(vault.clone()).await?;
+    store.keys().note_primary(vault.ring.primary()).await.context("note the primary key")?;
+    Ok(store)
 }
 
 /// Every provider's door.
@@ -503,5 +534,21 @@ async fn stop_loudly(queue: Arc<dyn Queue>, shutdown: Shutdown, failed: Cancella
             shutdown.begin();
         }
         () = shutdown.begun() => {}
+    }
+}
+
+/// Writes under which keys deliveries came, now and then and once more at the end.
+async fn write_sightings(store: Arc<dyn Store>, desk: Arc<Desk>, stop: CancellationToken) {
+    loop {
+        let last = tokio::select! {
+            () = tokio::time::sleep(WRITE_EVERY) => false,
+            () = stop.cancelled() => true,
+        };
+        if let Err(error) = desk.sightings().write(store.keys()).await {
+            tracing::debug!(error = %error, "under which keys deliveries came is written later");
+        }
+        if last {
+            return;
+        }
     }
 }

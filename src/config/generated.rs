@@ -12,6 +12,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+use super::exec::Executed;
 use super::load::from_file;
 use super::values::Values;
 use super::{ConfigError, Variable};
@@ -77,7 +78,14 @@ impl Values {
         text: &str,
     ) -> Result<BTreeMap<&'static str, super::values::Given>, Vec<ConfigError>> {
         let mut errors = Vec::new();
-        let entries = from_file(&path.display().to_string(), text, &self.declared, &BTreeMap::new(), &mut errors);
+        let entries = from_file(
+            &path.display().to_string(),
+            text,
+            &self.declared,
+            &Executed::default(),
+            &BTreeMap::new(),
+            &mut errors,
+        );
         if errors.is_empty() { Ok(entries) } else { Err(errors) }
     }
 }

@@ -1,4 +1,5 @@
-//! From sources to values: every name is checked, precedence is resolved, `NAME_FILE` is read, all problems are reported.
+//! From sources to values: every name is checked, precedence is resolved, `NAME_FILE` is read, `exec:` is run, all problems
+//! are reported.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,6 +8,7 @@ use std::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+use super::exec::{Executed, command_of};
 use super::file;
 use super::sources::{CONFIG, Sources};
 use super::values::{Given, Values};
@@ -33,9 +35,12 @@ impl Values {
         let mut errors = Vec::new();
 
         let entries = environment_entries(sources, &declared, &mut errors);
-        let mut given = resolve(entries, &declared, |variable| variable.name.to_owned(), &mut errors);
+        let mut given =
+            resolve(entries, &declared, &sources.executed, |variable| variable.name.to_owned(), &mut errors);
         if let Some(file) = &sources.file {
-            for (name, value) in from_file(&file.name, &file.text, &declared, &sources.overrides, &mut errors) {
+            let executed = &sources.executed;
+            for (name, value) in from_file(&file.name, &file.text, &declared, executed, &sources.overrides, &mut errors)
+            {
                 given.entry(name).or_insert(value);
             }
         }
@@ -59,6 +64,7 @@ pub(super) fn from_file(
     name: &str,
     text: &str,
     declared: &Catalogue,
+    executed: &Executed,
     skipped: &BTreeMap<String, Option<SecretString>>,
     errors: &mut Vec<ConfigError>,
 ) -> Layer {
@@ -85,7 +91,7 @@ pub(super) fn from_file(
             !misplaced
         });
     let entries = entries.collect();
-    resolve(entries, declared, Variable::key, errors)
+    resolve(entries, declared, executed, Variable::key, errors)
 }
 
 /// The environment's entries: those that are declared, and those that look as if they were meant for us.
@@ -135,6 +141,7 @@ fn is_meant_for_us(name: &str) -> bool {
 fn resolve(
     entries: Vec<Entry>,
     declared: &Catalogue,
+    executed: &Executed,
     spelled: impl Fn(&Variable) -> String,
     errors: &mut Vec<ConfigError>,
 ) -> Layer {
@@ -144,7 +151,10 @@ fn resolve(
         let direct = declared.get(name);
         let secret_file = || declared.get(name.strip_suffix("_FILE")?).filter(|variable| variable.secret);
         let (variable, value) = match (direct, secret_file()) {
-            (Some(variable), _) => (variable, Ok(Given { text: entry.text.clone(), origin: entry.origin.clone() })),
+            (Some(variable), _) => match command_of(entry.text.expose_secret()).filter(|_| variable.secret) {
+                Some(line) => (variable, print_secret(line, declared, executed)),
+                None => (variable, Ok(Given { text: entry.text.clone(), origin: entry.origin.clone() })),
+            },
             (None, Some(variable)) => (variable, read_secret(entry.text.expose_secret())),
             (None, None) => {
                 errors.push(problem(&entry, unknown(&entry.written, declared.values().map(&spelled))));
@@ -170,6 +180,12 @@ fn resolve(
         }
     }
     layer
+}
+
+/// A secret that a command prints. It does not get to see the secrets that we were given.
+fn print_secret(line: &str, declared: &Catalogue, executed: &Executed) -> Result<Given, String> {
+    let hidden = declared.values().filter(|variable| variable.secret).map(|variable| variable.name);
+    executed.run(line, hidden).map(|(text, origin)| Given { text, origin })
 }
 
 /// A secret from its file, without the newline that editors and `echo` put at the end.

@@ -145,3 +145,25 @@ fn a_value_that_is_not_text_is_named() {
     let sources = Sources::of([("FINHOOK_LOG", OsString::from_vec(vec![0xff]))]);
     assert_eq!(load(sources).err().unwrap(), "FINHOOK_LOG (environment): is not valid UTF-8");
 }
+
+#[test]
+fn a_secret_can_be_what_a_command_prints_and_other_settings_cannot() {
+    let file = "unit_tokens = \"exec:echo from the file\"\n";
+    let values = load(of(&[("FINHOOK_KEYS", "exec:echo '1:x'"), ("FINHOOK_AMQP_PREFIX", "exec:echo no")]));
+    let values = values.unwrap();
+    assert_eq!(
+        (exposed(&values, "FINHOOK_KEYS").as_str(), values.origin("FINHOOK_KEYS").as_str()),
+        ("1:x", "exec echo")
+    );
+    assert_eq!(values.text("FINHOOK_AMQP_PREFIX").unwrap(), "exec:echo no");
+    let values = load(of(&[]).with_file("finhook.toml", file)).unwrap();
+    assert_eq!(exposed(&values, "FINHOOK_UNIT_TOKENS"), "from the file");
+}
+
+#[test]
+fn a_command_that_fails_is_an_error_of_its_setting_that_shows_nothing() {
+    let given = [("FINHOOK_KEYS", "exec:sh -c 'echo hunter2 >&2; exit 1' hunter3"), ("FINHOOK_WORKERS", "2")];
+    let problem = load(of(&given)).err().unwrap();
+    assert!(problem.starts_with("FINHOOK_KEYS (environment): exec: sh ended with exit code 1"), "{problem}");
+    assert!(!problem.contains("hunter"), "{problem}");
+}

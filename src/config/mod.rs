@@ -14,6 +14,7 @@ pub mod traces;
 pub mod values;
 pub mod variables;
 
+mod exec;
 mod file;
 mod generated;
 mod load;

@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::ConfigError;
+use super::exec::Executed;
 
 /// Which file to read; only the environment says so.
 pub(super) const CONFIG: &str = "FINHOOK_CONFIG";
@@ -22,6 +23,8 @@ pub struct Sources {
     pub(super) environment: BTreeMap<String, OsString>,
     pub(super) file: Option<SourceFile>,
     pub(super) overrides: BTreeMap<String, Option<SecretString>>,
+    /// What `exec:` values gave.
+    pub(super) executed: Executed,
 }
 
 /// A configuration file's text, with the name by which errors call it.

@@ -16,7 +16,7 @@ use super::{KeyError, OpenError};
 /// The only version of an envelope.
 pub(super) const VERSION: u8 = 1;
 /// Version, key id and nonce.
-const HEADER: usize = 1 + 4 + 24;
+pub(super) const HEADER: usize = 1 + 4 + 24;
 /// The tag behind the ciphertext.
 const TAG: usize = 16;
 /// What an envelope adds to its plaintext.

@@ -205,6 +205,12 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if odd.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
+/// Where the message starts that an opened payload keeps as it came; `None` if the payload is an event's own.
+pub(super) fn kept_at(plaintext: &[u8]) -> Option<usize> {
+    let (head, body_at) = read_head(plaintext)?;
+    matches!(head.scope, ScopeName::Message).then_some(body_at)
+}
+
 /// The head, and where the body starts.
 fn read_head(plaintext: &[u8]) -> Option<(HeadIn, usize)> {
     let (length, rest) = plaintext.split_first_chunk::<4>()?;

@@ -1,4 +1,4 @@
-//! The key ring: one primary seals, the others only open, an unknown id fails loudly.
+//! The key ring: one primary seals, the others only open, and no key is tried but the one that is asked for.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,13 +7,13 @@ use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::cipher::{Cipher, Envelope, KeyBytes, bind, fresh_key, parse_key};
+use super::cipher::{Cipher, Envelope, KeyBytes, OVERHEAD, bind, fresh_key, parse_key};
 use super::envelope::{Frame, read_plaintext, room_for, write_plaintext};
 use super::sealed::{Column, OpenError, Payload, Place, Sealed, SealedDelivery};
 use crate::domain::{DedupKey, Delivery, ProviderName};
 
 /// What every sealed text column starts with.
-const COLUMN_PREFIX: &str = "fh1.";
+pub(super) const COLUMN_PREFIX: &str = "fh1.";
 
 /// Whether the text of a column is one of ours: what the product wrote before never begins so.
 pub fn is_sealed(text: &str) -> bool {
@@ -32,10 +32,10 @@ pub struct KeyRing {
 }
 
 /// One key of the ring, as the ciphers of its purposes; the key itself is not kept.
-struct RingKey {
+pub(super) struct RingKey {
     id: u32,
-    queue: Cipher,
-    payload: Cipher,
+    pub(super) queue: Cipher,
+    pub(super) payload: Cipher,
     columns: Cipher,
 }
 
@@ -47,6 +47,14 @@ impl RingKey {
             payload: Cipher::new(id, key, "payload"),
             columns: Cipher::new(id, key, "columns"),
         }
+    }
+
+    fn seal_column(&self, place: &Place<'_>, plaintext: &str) -> Sealed<Column> {
+        let sealed = self.columns.seal(&bind_place(place), plaintext.as_bytes());
+        let mut text = String::with_capacity(COLUMN_PREFIX.len() + sealed.len().div_ceil(3) * 4);
+        text.push_str(COLUMN_PREFIX);
+        URL_SAFE_NO_PAD.encode_string(&sealed, &mut text);
+        Sealed::mint(Bytes::from(text))
     }
 }
 
@@ -124,6 +132,16 @@ impl KeyRing {
         Sealed::mint(Bytes::from(buffer))
     }
 
+    /// Seals what is an event's envelope already, given in two parts.
+    pub(super) fn seal_payload_parts(&self, bound: &[u8], head: &[u8], body: &[u8]) -> Sealed<Payload> {
+        Sealed::mint(Bytes::from(sealed_parts(&self.primary.payload, bound, &[], &[head, body])))
+    }
+
+    /// Seals what is a delivery's envelope already, behind the frame that stands `in_front` of it.
+    pub(super) fn seal_message_parts(&self, bound: &[u8], in_front: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        sealed_parts(&self.primary.queue, bound, in_front, &[plaintext])
+    }
+
     /// Opens an `event.payload`.
     pub fn open_payload(
         &self,
@@ -140,11 +158,12 @@ impl KeyRing {
 
     /// Seals a text column: `fh1.` and unpadded base64url.
     pub fn seal_column(&self, place: &Place<'_>, plaintext: &str) -> Sealed<Column> {
-        let sealed = self.primary.columns.seal(&bind_place(place), plaintext.as_bytes());
-        let mut text = String::with_capacity(COLUMN_PREFIX.len() + sealed.len().div_ceil(3) * 4);
-        text.push_str(COLUMN_PREFIX);
-        URL_SAFE_NO_PAD.encode_string(&sealed, &mut text);
-        Sealed::mint(Bytes::from(text))
+        self.primary.seal_column(place, plaintext)
+    }
+
+    /// Seals a text column under another key than the primary; `None` if the ring does not hold it.
+    pub(super) fn seal_column_under(&self, id: u32, place: &Place<'_>, plaintext: &str) -> Option<Sealed<Column>> {
+        self.key(id).ok().map(|key| key.seal_column(place, plaintext))
     }
 
     /// Opens a text column.
@@ -162,10 +181,27 @@ impl KeyRing {
         std::iter::once(&self.primary).chain(&self.others)
     }
 
-    /// The key of an id. Loud if there is none: trying the others would hide that a key was retired too early.
-    fn key(&self, id: u32) -> Result<&RingKey, OpenError> {
-        self.keys().find(|key| key.id == id).ok_or(OpenError::UnknownKey(id))
+    /// Whether there is a key of this id.
+    pub fn holds(&self, id: u32) -> bool {
+        self.keys().any(|key| key.id == id)
     }
+
+    /// The key of an id. No other one is tried: that would hide that a key was retired too early. Without it the answer is
+    /// as mute as for any damage; whoever has to know asks [`KeyRing::holds`] for what stands there in the clear.
+    pub(super) fn key(&self, id: u32) -> Result<&RingKey, OpenError> {
+        self.keys().find(|key| key.id == id).ok_or(OpenError::Refused)
+    }
+}
+
+/// An envelope in a buffer that never moves, so that no copy of its plaintext is left behind.
+fn sealed_parts(cipher: &Cipher, bound: &[u8], in_front: &[u8], plaintext: &[&[u8]]) -> Vec<u8> {
+    let length: usize = plaintext.iter().map(|part| part.len()).sum();
+    let mut buffer = Vec::with_capacity(in_front.len() + length + OVERHEAD);
+    buffer.extend_from_slice(in_front);
+    let started = cipher.start(&mut buffer);
+    plaintext.iter().for_each(|part| buffer.extend_from_slice(part));
+    cipher.finish(started, bound, &mut buffer);
+    buffer
 }
 
 /// One entry `ID:KEY`; `place` counts from 1.
@@ -179,11 +215,11 @@ fn parse_entry(entry: &str, place: usize) -> Result<(u32, KeyBytes), KeyError> {
     Ok((id, key))
 }
 
-fn bind_message(provider: &str, id: Uuid) -> Vec<u8> {
+pub(super) fn bind_message(provider: &str, id: Uuid) -> Vec<u8> {
     bind(&[b"delivery", provider.as_bytes(), id.as_bytes()])
 }
 
-fn bind_payload(provider: &str, key: &DedupKey) -> Vec<u8> {
+pub(super) fn bind_payload(provider: &str, key: &DedupKey) -> Vec<u8> {
     bind(&[b"event", b"payload", provider.as_bytes(), key.as_bytes()])
 }
 

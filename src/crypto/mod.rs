@@ -35,11 +35,15 @@
 //!   webhook URLs for any user, which still need the provider's signature on every post.
 //!
 //! Keys are wiped from memory when dropped, have no `Debug`, and errors are mute: a failed opening does not say why, and
-//! a bad list says which entry, never what stands there. Copies in registers, swap or a core dump are not guarded here.
+//! a bad list says which entry, never what stands there. Copies in registers or swap are not guarded here;
+//! a core dump is not written (`ops::limits`).
 
+pub mod asked;
+pub mod canary;
 pub mod envelope;
 pub mod index;
 pub mod keyring;
+pub mod reseal;
 pub mod sealed;
 pub mod typeorm;
 pub mod url;
@@ -50,6 +54,7 @@ mod tests;
 #[cfg(test)]
 mod vectors;
 
+pub use asked::{key_of_column, key_of_message, key_of_payload};
 pub use cipher::fresh_key;
 pub use envelope::{frame_of, kept};
 pub use index::BlindIndex;

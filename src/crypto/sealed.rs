@@ -107,16 +107,13 @@ pub struct Place<'a> {
 /// Why something could not be opened. Mute by design: it does not say what was wrong with a ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Sealed under a key that the ring does not hold.
-    #[error("sealed with key {0}, which is not in FINHOOK_KEYS")]
-    UnknownKey(u32),
     /// Opened, but it names a provider that this version does not know.
     #[error("names an unknown provider")]
     UnknownProvider,
     /// In a column that was never sealed by us, and nothing was given that opens it.
     #[error("was not written by finhook; FINHOOK_TYPEORM_KEY opens what typeorm-encrypted wrote")]
     NotOurs,
-    /// Not one of ours, damaged, or from another place.
+    /// Not one of ours, damaged, from another place, or under a key that is another one, retired or never was.
     #[error("cannot be opened")]
     Refused,
 }

@@ -1,4 +1,4 @@
-//! What the operating system lets this process have: open files, and so connections.
+//! What the operating system lets this process have: open files, and so connections; and what it may leave behind: no core.
 
 /// Raises the soft limit of open files to the hard one and says what it is now; `None` where it cannot be known.
 ///
@@ -14,6 +14,20 @@ pub fn raise_open_files() -> Option<u64> {
             tracing::debug!(error.kind = %error.kind(), "could not raise the limit of open files");
             None
         }
+    }
+}
+
+/// Has the kernel write no core of this process, also not to a program that collects them, and let nobody but root attach to
+/// it: keys and deliveries are in its memory. The limit alone would not do, because a collecting program is given the core
+/// whatever the limit is (core(5)). What cannot be had is not an error: such a system is no worse than before.
+pub fn leave_no_core() {
+    let limited = rlimit::setrlimit(rlimit::Resource::CORE, 0, 0);
+    if let Err(error) = limited {
+        tracing::debug!(error.kind = %error.kind(), "could not forbid cores");
+    }
+    #[cfg(target_os = "linux")]
+    if rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).is_err() {
+        tracing::debug!("could not forbid cores to collecting programs");
     }
 }
 

@@ -7,14 +7,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
+use super::sightings::{self, Sightings};
 use crate::config::{ConfigError, Values};
-use crate::crypto::{OpenError, SealedDelivery, frame_of, kept};
+use crate::crypto::{OpenError, SealedDelivery, frame_of, kept, key_of_message, key_of_payload};
 use crate::domain::{
     Cause, DedupKey, Delivery, Event, Meaning, ProviderName, Reason, Scope, Timestamp, TraceParent, WallClock,
 };
 use crate::ops::throttle::Throttle;
 use crate::providers::{self, Reader, keep};
 use crate::queue::Received;
+use crate::store::keys::Sighting;
 use crate::store::{Arriving, Reread, SecretUse, StoredEvent, Vault};
 
 /// The most events of one delivery. The providers send up to some hundreds; beyond this the body is kept as it is, as one
@@ -34,6 +38,7 @@ pub struct Desk {
     clock: WallClock,
     /// Which inbound secrets proved what was opened here, until somebody writes it down.
     secrets: Mutex<BTreeMap<(ProviderName, String), Timestamp>>,
+    sightings: Sightings,
 }
 
 impl Desk {
@@ -43,7 +48,7 @@ impl Desk {
             .iter()
             .map(|provider| Ok((provider.name, (provider.reader)(values)?)))
             .collect::<Result<_, ConfigError>>()?;
-        Ok(Self { vault, readers, clock, secrets: Mutex::default() })
+        Ok(Self { vault, readers, clock, secrets: Mutex::default(), sightings: Sightings::default() })
     }
 
     /// The same with another reader of one provider.
@@ -57,7 +62,7 @@ impl Desk {
     pub fn arriving(&self, received: &Received) -> Vec<Arriving> {
         // Opening may panic as little as reading; if it does, this message is kept and the worker goes on.
         let read = catch_unwind(AssertUnwindSafe(|| {
-            let delivery = self.vault.ring.open_delivery(&received.body, &known).map_err(cause_of)?;
+            let delivery = self.open_message(&received.body)?;
             if let Some(secret) = &delivery.proof.secret {
                 self.note_secret(delivery.provider, secret, delivery.received_at);
             }
@@ -121,6 +126,26 @@ impl Desk {
         self.vault.ring.open_payload(&stored.provider, &stored.dedup_key, &stored.payload, &known)
     }
 
+    /// The same; the cause says why not.
+    fn opened(&self, stored: &StoredEvent) -> Result<Delivery, Cause> {
+        self.open(stored).map_err(|error| self.cause_of(error, key_of_payload(&stored.payload)))
+    }
+
+    fn open_message(&self, message: &Bytes) -> Result<Delivery, Cause> {
+        let opened = self.vault.ring.open_delivery(message, &known);
+        opened.map_err(|error| self.cause_of(error, key_of_message(message)))
+    }
+
+    /// Why something could not be opened, as the row's reason. A key that is missing may come back, and is asked for in the
+    /// clear; nothing else is told apart.
+    fn cause_of(&self, error: OpenError, asks_for: Option<u32>) -> Cause {
+        match error {
+            OpenError::UnknownProvider => Cause::UnknownProvider,
+            OpenError::Refused if asks_for.is_some_and(|id| !self.vault.ring.holds(id)) => Cause::UnknownKey,
+            OpenError::Refused | OpenError::NotOurs => Cause::Unopenable,
+        }
+    }
+
     /// The event of a stored row as today's code reads it, ready to be applied past the dedup. The cause says why not:
     /// [`Cause::UnknownKey`] and [`Cause::UnknownProvider`] can pass, the others cannot.
     pub fn again(&self, stored: &StoredEvent) -> Result<Arriving, Cause> {
@@ -133,9 +158,9 @@ impl Desk {
     /// A stored row's delivery, forced, and its events as today's code reads them. A message that was kept as it came is
     /// opened, and read as it would have been then.
     pub fn reading(&self, stored: &StoredEvent) -> Result<(Delivery, Reading), Cause> {
-        let mut delivery = self.open(stored).map_err(cause_of)?;
+        let mut delivery = self.opened(stored)?;
         if delivery.scope == Scope::Message {
-            delivery = self.vault.ring.open_delivery(&delivery.bytes, &known).map_err(cause_of)?;
+            delivery = self.open_message(&delivery.bytes)?;
         } else {
             delivery.force = true;
         }
@@ -153,12 +178,22 @@ impl Desk {
 
     /// The events of a delivery that was held because its key was unknown; the cause says why it still is.
     pub fn released(&self, stored: &StoredEvent) -> Result<Vec<Arriving>, Cause> {
-        let held = self.open(stored).map_err(cause_of)?;
+        let held = self.opened(stored)?;
         if held.scope != Scope::Message {
             return Err(Cause::ReadOtherwise);
         }
-        let delivery = self.vault.ring.open_delivery(&held.bytes, &known).map_err(cause_of)?;
+        let delivery = self.open_message(&held.bytes)?;
         Ok(self.events_of(&delivery))
+    }
+
+    /// Under which key a message came, of which these are the events.
+    pub fn sighting(&self, received: &Received, events: &[Arriving]) -> Option<Sighting> {
+        sightings::sighting(&self.vault, received, events)
+    }
+
+    /// Under which keys deliveries came that are committed.
+    pub fn sightings(&self) -> &Sightings {
+        &self.sightings
     }
 
     /// A stored event's delivery, sealed anew for the queue.
@@ -205,15 +240,6 @@ pub enum Reading {
     Same(Box<Arriving>),
     /// Other events than the row's own: it could not be read, or not be opened, when the row was written.
     Others(Vec<Arriving>),
-}
-
-/// Why something could not be opened, as the row's reason.
-fn cause_of(error: OpenError) -> Cause {
-    match error {
-        OpenError::UnknownKey(_) => Cause::UnknownKey,
-        OpenError::UnknownProvider => Cause::UnknownProvider,
-        OpenError::Refused | OpenError::NotOurs => Cause::Unopenable,
-    }
 }
 
 fn known(name: &str) -> Option<ProviderName> {

@@ -21,6 +21,7 @@ use crate::domain::Timestamp;
 use crate::ops::delays::Delays;
 use crate::queue::{Consumer, Queue, QueueError, Received, Token};
 use crate::store::Store;
+use crate::store::keys::Sighting;
 
 /// After so many deliveries of one message it is a suspect: it may be what kills the worker.
 const SUSPECT_AFTER: u32 = 3;
@@ -78,6 +79,8 @@ struct Portion {
     tokens: Vec<Token>,
     /// By queue, when the newest of its deliveries had been received.
     newest: BTreeMap<String, Timestamp>,
+    /// Under which keys they came.
+    seen: Vec<Sighting>,
 }
 
 fn read(desk: &Desk, portion: Vec<Received>) -> Portion {
@@ -85,9 +88,11 @@ fn read(desk: &Desk, portion: Vec<Received>) -> Portion {
         items: Vec::with_capacity(portion.len()),
         tokens: Vec::with_capacity(portion.len()),
         newest: BTreeMap::new(),
+        seen: Vec::new(),
     };
     for received in portion {
         let events = desk.arriving(&received);
+        read.seen.extend(desk.sighting(&received, &events));
         if let Some(at) = events.first().map(|arriving| arriving.event.received_at) {
             let newest = read.newest.entry(received.queue).or_insert(at);
             *newest = at.max(*newest);
@@ -200,10 +205,11 @@ impl Worker {
         let _in_hand = self.watch.taken();
         let mut settled = Settled::Done;
         for portion in portions(batch) {
-            let Portion { items, tokens, newest } = self.read(portion).await;
+            let Portion { items, tokens, newest, seen } = self.read(portion).await;
             match self.settler.settle(items).await {
                 Settled::Done => {
                     self.watch.committed(newest, self.desk.now());
+                    self.desk.sightings().note(seen);
                     consumer.ack(tokens).await?;
                 }
                 Settled::GaveUp => return Ok(Settled::GaveUp),

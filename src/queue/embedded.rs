@@ -13,6 +13,7 @@
 
 mod consumer;
 mod handout;
+mod keys;
 mod writer;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) use self::consumer::{EmbeddedConsumer, Stored};
 use self::handout::Handout;
+pub use self::keys::{Stored as StoredKeys, stored_keys};
 use self::writer::{Request, Settlements, Writer};
 use super::{Consumer, Depth, PublishError, Queue, QueueError};
 use crate::crypto::SealedDelivery;

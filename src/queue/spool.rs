@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::forwarder::Forwarder;
-use super::embedded::{Embedded, EmbeddedSettings};
+use super::embedded::{Embedded, EmbeddedSettings, StoredKeys, stored_keys};
 use super::{Consumer, Depth, PublishError, Queue, QueueError};
 use crate::crypto::SealedDelivery;
 
@@ -151,6 +151,11 @@ impl Spool {
         }
         let known = |depth| Depth { unacked: None, in_per_second: None, out_per_second: None, ..depth };
         Ok(Some(known(together(&Embedded::look(&path, &[]).await?))))
+    }
+
+    /// Under which keys the deliveries in a spool are, also while a receiver has it open.
+    pub async fn stored_keys(settings: &SpoolSettings) -> Result<StoredKeys, QueueError> {
+        stored_keys(&file(&settings.path)?).await
     }
 
     /// Hands a delivery to the broker, and notes what that says of it.

@@ -14,6 +14,8 @@ use uuid::fmt::Hyphenated;
 use super::SecretUse;
 use super::audit::AuditRow;
 use super::forget::Tombstone;
+use super::keys::{KnownKey, Purpose, Sighting};
+use super::rotation::SealedText;
 use super::rows::{AccountRow, IntegrationRow, StoredCopy, Unindexed, UserAddress, UserRow};
 use super::{
     AccountView, EventCount, EventRow, IntegrationView, Pending, Progress, StoreError, StoreTrouble, StoredEvent,
@@ -566,5 +568,78 @@ impl ProgressColumns {
     /// Its name and the receipt of its newest committed delivery.
     pub fn read(self) -> Progress {
         (self.queue, self.received_at.0)
+    }
+}
+
+/// `sealing_key`.
+#[derive(FromRow)]
+pub struct KnownKeyColumns {
+    purpose: String,
+    id: i64,
+    canary: String,
+    first_seen_at: At,
+    primary_at: Option<At>,
+    retired_at: Option<At>,
+}
+
+impl KnownKeyColumns {
+    /// The key.
+    pub fn read(self) -> Result<KnownKey, StoreError> {
+        Ok(KnownKey {
+            purpose: Purpose::parse(&self.purpose).ok_or_else(|| odd("sealing_key.purpose"))?,
+            id: u32::try_from(self.id).map_err(|_| odd("sealing_key.id"))?,
+            canary: self.canary,
+            first_seen_at: self.first_seen_at.0,
+            primary_at: self.primary_at.map(|at| at.0),
+            retired_at: self.retired_at.map(|at| at.0),
+        })
+    }
+}
+
+/// `delivery_key`.
+#[derive(FromRow)]
+pub struct SightingColumns {
+    queue: String,
+    key_id: i64,
+    received_at: At,
+}
+
+impl SightingColumns {
+    /// The sighting.
+    pub fn read(self) -> Result<Sighting, StoreError> {
+        let key = u32::try_from(self.key_id).map_err(|_| odd("delivery_key.key_id"))?;
+        Ok(Sighting { queue: self.queue, key, received_at: self.received_at.0 })
+    }
+}
+
+/// A sealed text and what its place is made of.
+#[derive(FromRow)]
+pub struct SealedTextColumns {
+    id: Id,
+    value: String,
+    service: String,
+    subject: String,
+    index: Option<Vec<u8>>,
+}
+
+impl SealedTextColumns {
+    /// The text.
+    pub fn read(self) -> SealedText {
+        let index = self.index.unwrap_or_default();
+        SealedText { id: self.id.0, value: self.value, service: self.service, subject: self.subject, index }
+    }
+}
+
+/// A row and how many bytes it holds.
+#[derive(FromRow)]
+pub struct SizeColumns {
+    id: Id,
+    size: i64,
+}
+
+impl SizeColumns {
+    /// Both.
+    pub fn read(self) -> (Uuid, u64) {
+        (self.id.0, self.size.unsigned_abs())
     }
 }

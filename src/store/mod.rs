@@ -12,9 +12,11 @@ pub mod commit;
 pub(crate) mod contract;
 pub mod fold;
 pub mod forget;
+pub mod keys;
 pub mod marks;
 pub mod moving;
 pub mod postgres;
+pub mod rotation;
 pub mod rows;
 pub mod sqlite;
 pub mod tables;
@@ -27,6 +29,8 @@ use uuid::Uuid;
 
 use self::audit::{AuditEntry, AuditFilter, AuditRow};
 use self::forget::Forgot;
+use self::keys::KeyBook;
+use self::rotation::Shelves;
 use crate::crypto::{BlindIndex, KeyRing, OpenError, Payload, Place, Sealed, TypeormCipher, is_sealed};
 use crate::domain::{
     Cause, ChangedRow, DedupKey, Email, Event, EventState, ProviderName, Timestamp, TraceParent, UserId,
@@ -472,6 +476,12 @@ pub trait Store: Send + Sync {
 
     /// Removes changed rows that were told.
     async fn forget_changed(&self, seqs: &[i64]) -> Result<(), StoreError>;
+
+    /// What the database knows of the keys.
+    fn keys(&self) -> &dyn KeyBook;
+
+    /// What is sealed, by key.
+    fn shelves(&self) -> &dyn Shelves;
 
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -91,6 +91,11 @@ impl Finhook {
         self.folder.path()
     }
 
+    /// What it is given for a setting.
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.settings.iter().find(|(held, _)| held == name).map(|(_, value)| value.clone())
+    }
+
     /// A file in that folder.
     pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.folder().join(name);
@@ -189,6 +194,11 @@ impl Served {
     pub fn hang_up(&self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Kills it with -9, at whatever it is doing.

@@ -4,6 +4,7 @@ use super::{Fault, Tried, Verdict, bounded, clocks_agree};
 use crate::cli::app::Configured;
 use crate::config::StoreSettings;
 use crate::store::Store;
+use crate::store::keys::{Purpose, compare};
 
 const AWAY: &str = "see that DATABASE_URL is right and that the database runs and lets us in";
 
@@ -25,6 +26,7 @@ pub(super) async fn tried(app: &Configured) -> Vec<Tried> {
     };
     let mut tried = vec![Tried::new("database", Ok("answers".to_owned()))];
     tried.push(Tried::new("migrations", bounded(AWAY, migrations(app, store.as_ref())).await));
+    tried.push(Tried::new("canaries", bounded(AWAY, canaries(app, store.as_ref())).await));
     if matches!(app.settings.store, StoreSettings::Postgres { .. }) {
         tried.push(Tried::new("clock", bounded(AWAY, clock(app, store.as_ref())).await));
     }
@@ -42,6 +44,32 @@ async fn migrations(app: &Configured, store: &dyn Store) -> Verdict {
             Ok(format!("{n} will be applied by `finhook serve`"))
         }
         n => Err(Fault::new(format!("{n} are missing"), "run `finhook migrate up`")),
+    }
+}
+
+/// The keys are those that the database was sealed and indexed with; without its tables there is nothing to compare yet.
+async fn canaries(app: &Configured, store: &dyn Store) -> Verdict {
+    let wrong = |error: String| Fault::new(error, AWAY);
+    let migrations = store.migrations().await.map_err(|error| wrong(error.to_string()))?;
+    if migrations.iter().any(|migration| !migration.applied) {
+        return Ok("there are none yet".to_owned());
+    }
+    let vault = app.vault().map_err(|error| wrong(error.to_string()))?;
+    let known = store.keys().known_keys().await.map_err(|error| wrong(error.to_string()))?;
+    compare(&known, &vault).map_err(|misfit| {
+        let error = app.values().error(misfit.variable(), misfit.to_string());
+        Fault::new(error, "give the keys that this database was sealed with; the table sealing_key has their ids")
+    })?;
+    let strange = vault
+        .ring
+        .ids()
+        .into_iter()
+        .filter(|id| !known.iter().any(|key| key.purpose == Purpose::Ring && key.id == *id));
+    match strange.count() {
+        0 => Ok("every key is the one that this database knows".to_owned()),
+        n => {
+            Ok(format!("every key that this database knows is the right one; {n} of FINHOOK_KEYS it has not seen yet"))
+        }
     }
 }
 

@@ -25,6 +25,8 @@ use crate::queue::{Consumer, Queue};
 use crate::store::audit::{AuditEntry, AuditFilter, AuditRow};
 use crate::store::contract::database::{Db, Raw};
 use crate::store::forget::Forgot;
+use crate::store::keys::KeyBook;
+use crate::store::rotation::Shelves;
 use crate::store::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
     Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreTrouble, StoredEvent, UserView, Vault,
@@ -86,6 +88,14 @@ macro_rules! passed_on {
 
             async fn close(&self) {
                 self.db.store.close().await;
+            }
+
+            fn shelves(&self) -> &dyn Shelves {
+                self.db.store.shelves()
+            }
+
+            fn keys(&self) -> &dyn KeyBook {
+                self.db.store.keys()
             }
 
             $(async fn $name(&self, $($arg: $type),*) -> $answer {

@@ -5,5 +5,6 @@ mod failure;
 mod moving;
 mod observing;
 mod replay;
+mod rotation;
 mod telling;
 mod waiting;

@@ -8,6 +8,7 @@ pub(crate) mod database;
 mod dedup;
 mod forget;
 mod histories;
+mod keys;
 mod migrations;
 mod model;
 mod moving;

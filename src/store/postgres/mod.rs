@@ -5,9 +5,11 @@ mod audit;
 mod changes;
 pub mod errors;
 mod forget;
+mod keys;
 mod migrations;
 mod moving;
 mod queries;
+mod rotation;
 mod tables;
 
 use std::str::FromStr;
@@ -22,6 +24,8 @@ use uuid::Uuid;
 use super::audit::{AuditEntry, AuditFilter, AuditRow};
 use super::columns::StoredColumns;
 use super::forget::Forgot;
+use super::keys::KeyBook;
+use super::rotation::Shelves;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
     Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent,
@@ -305,6 +309,14 @@ impl Store for Postgres {
 
     async fn forget_changed(&self, seqs: &[i64]) -> Result<(), StoreError> {
         changes::forget(&self.pool, seqs).await
+    }
+
+    fn keys(&self) -> &dyn KeyBook {
+        self
+    }
+
+    fn shelves(&self) -> &dyn Shelves {
+        self
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

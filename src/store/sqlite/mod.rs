@@ -7,9 +7,11 @@ mod audit;
 mod changes;
 pub mod errors;
 mod forget;
+mod keys;
 mod migrations;
 mod pieces;
 mod queries;
+mod rotation;
 mod tables;
 
 use std::fs::{DirBuilder, OpenOptions};
@@ -26,6 +28,8 @@ use uuid::Uuid;
 use super::audit::{AuditEntry, AuditFilter, AuditRow};
 use super::columns::StoredColumns;
 use super::forget::Forgot;
+use super::keys::KeyBook;
+use super::rotation::Shelves;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
     Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent,
@@ -304,6 +308,14 @@ impl Store for Sqlite {
 
     async fn forget_changed(&self, seqs: &[i64]) -> Result<(), StoreError> {
         changes::forget(&self.writer, seqs).await
+    }
+
+    fn keys(&self) -> &dyn KeyBook {
+        self
+    }
+
+    fn shelves(&self) -> &dyn Shelves {
+        self
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

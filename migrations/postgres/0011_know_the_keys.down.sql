@@ -1,0 +1,2 @@
+drop table delivery_key;
+drop table sealing_key;
