@@ -15,7 +15,7 @@ use finhook::crypto::{BlindIndex, KeyRing, Place};
 use finhook::domain::{DedupKey, Delivery, Scope, UserId, WallClock};
 use finhook::providers;
 use finhook::store::postgres::Postgres;
-use finhook::store::{EventRow, Store, StoreOptions, StoredEvent, Vault};
+use finhook::store::{EventRow, Store, StoreOptions, StoredEvent, Telling, Vault};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -385,7 +385,12 @@ async fn a_rotation_under_load_that_is_killed_again_and_again_loses_nothing_and_
     let served = after.serve(&[]);
 
     let both = vault(&format!("{new},{old}"), &index);
-    let options = StoreOptions { create_users: true, vault: both.clone(), clock: WallClock::system() };
+    let options = StoreOptions {
+        create_users: true,
+        telling: Telling::default(),
+        vault: both.clone(),
+        clock: WallClock::system(),
+    };
     let url = SecretString::from(database.url.clone());
     let store: Arc<dyn Store> = Arc::new(Postgres::open(&url, 4, options).unwrap());
     let app = Arc::new(app);

@@ -10,9 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::app::App;
 use crate::cli::{Done, audit, output};
-use crate::ops::telemetry;
 use crate::pipeline::rotate::{Progress, Rotated, Rotation};
-use crate::queue;
 use crate::store::audit::{About, Act};
 
 /// Without a terminal, how often a line says how far it is.
@@ -35,8 +33,7 @@ pub struct Args {
 /// Rotates.
 pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
     let app = app.configured()?;
-    telemetry::init(&app.settings.log.filter, app.settings.log.format, queue::SILENT_LOG_TARGETS)
-        .context("FINHOOK_LOG")?;
+    app.start_log()?;
     let vault = app.vault()?;
     let primary = vault.ring.primary();
     let store = app.store(vault.clone()).await?;
