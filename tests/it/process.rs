@@ -91,11 +91,6 @@ impl Finhook {
         self.folder.path()
     }
 
-    /// What it is given for a setting.
-    pub fn setting(&self, name: &str) -> Option<String> {
-        self.settings.iter().find(|(held, _)| held == name).map(|(_, value)| value.clone())
-    }
-
     /// A file in that folder.
     pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.folder().join(name);

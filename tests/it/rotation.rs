@@ -162,7 +162,7 @@ async fn seed(pool: &PgPool, vault: &Vault, sample: &Delivery, size: Size) {
         let payloads: Vec<Vec<u8>> = chunk
             .iter()
             .map(|number| {
-                let delivery = sample.narrowed(Bytes::from(body(*number)), Scope::Element);
+                let delivery = sample.narrowed(Bytes::from(body(*number)), Scope::Element, None);
                 let key = DedupKey::from_id(&format!("e{number}"));
                 vault.ring.seal_payload(&key, &delivery).as_bytes().to_vec()
             })
