@@ -78,12 +78,14 @@ impl RevealQuery {
         let mut check = Check::default();
         let reveal =
             check.read(At::Parameter("reveal"), self.reveal.as_deref(), "true or false", |text| text.parse().ok());
+        // As the document says it, to the letter; it goes into the log and the trail.
         let line = |text: &str| {
-            let text = text.trim();
-            let fits = !text.is_empty() && text.len() <= MAX_REASON && !text.chars().any(char::is_control);
+            let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+            let fits = printable && (1..=MAX_REASON).contains(&text.len()) && text.trim() == text;
             fits.then(|| text.to_owned())
         };
-        let reason = check.read(At::Parameter("reason"), self.reason.as_deref(), "one line of 1 to 200 bytes", line);
+        let reason =
+            check.read(At::Parameter("reason"), self.reason.as_deref(), "1 to 200 printable characters of ASCII", line);
         check.parameters()?;
         if reveal == Some(true) && reason.is_none() {
             return Err(Cause::NoReason);
