@@ -145,7 +145,7 @@ impl Serving {
         let public = if receives {
             let received = receive(app, doors, vault.clone(), queue.clone(), &readiness, shutdown).await?;
             tasks.push(received.task);
-            parts.push(proofs(received.doors, vault));
+            parts.push(proofs(received.doors, vault.clone()));
             Some(received.address)
         } else {
             None
@@ -166,7 +166,7 @@ impl Serving {
                 let teller = Teller::new(store.clone(), exchange, app.clock.clone(), shutdown.token());
                 tasks.push(tokio::spawn(async move { teller.run().await }));
             }
-            observer = observer.working(store.clone(), app.settings.worker.stalled_after);
+            observer = observer.working(store.clone(), vault.clone(), app.settings.worker.stalled_after);
             let retention = Retention {
                 payload_days: app.settings.worker.payload_days,
                 event_days: app.settings.worker.event_days,

@@ -20,7 +20,8 @@ use crate::ops::readiness::{Check, Readiness};
 use crate::ops::tally;
 use crate::providers::PROVIDERS;
 use crate::queue::{Depth, Queue};
-use crate::store::{Pending, Store, StoreError};
+use crate::store::keys::compare;
+use crate::store::{Pending, Store, StoreError, Vault};
 
 /// How often it looks.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -44,6 +45,7 @@ pub struct Observer {
 /// What a process that works looks at besides.
 struct Working {
     store: Arc<dyn Store>,
+    vault: Arc<Vault>,
     checks: Checks,
     stalled_after: Duration,
     seen: Mutex<Seen>,
@@ -78,16 +80,16 @@ impl Observer {
         Self { watch, queue, readiness, clock, receives, works: None }
     }
 
-    /// The same in a process that works into `store`: it counts as stalled when there is work and nothing was committed
-    /// for `stalled_after`.
-    pub fn working(self, store: Arc<dyn Store>, stalled_after: Duration) -> Self {
+    /// The same in a process that works into `store` with the keys of `vault`: it counts as stalled when there is work and
+    /// nothing was committed for `stalled_after`.
+    pub fn working(self, store: Arc<dyn Store>, vault: Arc<Vault>, stalled_after: Duration) -> Self {
         let checks = Checks {
             store: self.readiness.check("store"),
             keys: self.readiness.check("keys"),
             commits: self.readiness.check("commits"),
             queue: (!self.receives).then(|| self.readiness.check("queue")),
         };
-        Self { works: Some(Working { store, checks, stalled_after, seen: Mutex::default() }), ..self }
+        Self { works: Some(Working { store, vault, checks, stalled_after, seen: Mutex::default() }), ..self }
     }
 
     /// Looks until it is stopped.
@@ -165,19 +167,26 @@ impl Observer {
             working.store.ping().await?;
             let ours: Vec<_> = self.watch.newest().into_iter().collect();
             self.watch.learn(working.store.progress(&ours).await?);
+            let known = working.store.keys().known_keys().await?;
             let held = working.store.held(None, 1).await?;
-            Ok::<_, StoreError>((working.store.pending().await?, held.is_empty()))
+            let keys = match compare(&known, &working.vault) {
+                Err(misfit) => Err(format!("{}: {misfit}", misfit.variable())),
+                Ok(()) if !held.is_empty() => {
+                    Err("a delivery is sealed with a key that is not in FINHOOK_KEYS".to_owned())
+                }
+                Ok(()) => Ok(()),
+            };
+            Ok::<_, StoreError>((working.store.pending().await?, keys))
         };
         let answer = timeout(PATIENCE, asked).await;
-        let Ok(Ok((pending, opens))) = answer else {
+        let Ok(Ok((pending, keys))) = answer else {
             working.checks.store.failed("the database does not answer");
             return None;
         };
         working.checks.store.ok();
-        if opens {
-            working.checks.keys.ok();
-        } else {
-            working.checks.keys.failed("a delivery is sealed with a key that is not in FINHOOK_KEYS");
+        match keys {
+            Ok(()) => working.checks.keys.ok(),
+            Err(why) => working.checks.keys.failed(why),
         }
         Some(pending)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 
-use super::bench::{Bench, about, received_at};
+use super::bench::{Bench, about, received_at, rings, vault};
 use crate::crypto::SealedDelivery;
 use crate::domain::{EventState, Timestamp};
 use crate::ops::readiness::Readiness;
@@ -15,6 +15,7 @@ use crate::pipeline::observe::Observer;
 use crate::pipeline::watch::{PendingNow, QueueNow, Watch};
 use crate::queue::{Consumer, Depth, PublishError, Queue, QueueError};
 use crate::store::contract::on_both;
+use crate::store::keys::recognise;
 
 const UNIT: &str = "finhook.unit";
 
@@ -71,10 +72,18 @@ struct Looking {
 
 impl Looking {
     fn new(bench: Bench) -> Self {
+        Self::holding(bench, &rings()[0])
+    }
+
+    /// With the keys of this ring.
+    fn holding(bench: Bench, ring: &str) -> Self {
         let (clock, queue) = (bench.db.options.clock.clone(), Told::new());
         let (watch, readiness) = (Watch::new(clock.now()), Readiness::new(clock.clone()));
-        let observer = Observer::new(watch.clone(), queue.clone(), false, readiness.clone(), clock)
-            .working(bench.tables.clone(), Duration::from_secs(60));
+        let observer = Observer::new(watch.clone(), queue.clone(), false, readiness.clone(), clock).working(
+            bench.tables.clone(),
+            vault(ring),
+            Duration::from_secs(60),
+        );
         Self { bench, queue, watch, readiness, observer }
     }
 
@@ -177,6 +186,19 @@ on_both! {
         assert!(bench.tables.committed.notified().now_or_never().is_none());
         bench.take(&[about(1, "created", 0)]).await;
         assert!(bench.tables.committed.notified().now_or_never().is_some());
+    }
+
+    async fn a_key_that_is_not_the_databases_is_not_ready(db) {
+        let [usual, other, _] = rings();
+        recognise(db.store.keys(), &vault(&usual)).await.unwrap().unwrap();
+        let right = Looking::new(Bench::new(&db).await);
+        right.later(5).await;
+        assert_eq!(right.check("keys").0, None);
+        let impostor = format!("1:{}", other.split_once(':').unwrap().1);
+        let wrong = Looking::holding(Bench::new(&db).await, &impostor);
+        wrong.later(5).await;
+        let why = wrong.check("keys").0.unwrap();
+        assert!(why.starts_with("FINHOOK_KEYS: key 1 is not the key"), "{why}");
     }
 
     async fn what_waits_in_the_tables_is_counted_with_its_age(db) {
