@@ -6,8 +6,8 @@
 //!    └────────────────────────────── some were replaced, some were held or new ─────────────────────────┘
 //! ```
 //! There is no state but the rows: whoever dies between two batches has done what is done, and the next one goes on with
-//! the rest; two at once do the same work and disturb neither each other nor anybody else. A round that replaces nothing is
-//! the last one: what is left then does not open.
+//! the rest; two at once do the same work and disturb neither each other nor anybody else. When a round replaces nothing
+//! and nobody else did meanwhile, what is left does not open.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -167,6 +167,8 @@ impl Rotation {
     /// Rotates; `tell` is told how far it is after every batch.
     pub async fn run(mut self, tell: &(dyn Fn(Progress) + Sync)) -> Result<Rotated, StoreError> {
         let mut progress = Progress { resealed: 0, of: 0 };
+        // What the round before left alone; `None` while rounds replace something.
+        let mut untouched = None;
         for round in 0..ROUNDS {
             let survey = survey(self.store.as_ref(), &self.vault).await?;
             let movable = survey.movable(&self.vault);
@@ -174,14 +176,17 @@ impl Rotation {
                 progress.of = movable;
                 tell(progress);
             }
+            // Fewer than were left alone: another rotation held them, and may hold the rest.
+            let through = movable == 0 || untouched.is_some_and(|left| movable >= left);
             let before = progress.resealed;
-            if movable > 0 && !self.stop.is_cancelled() {
+            if !through && !self.stop.is_cancelled() {
                 self.round(&mut progress, tell).await?;
             }
-            if self.stop.is_cancelled() || progress.resealed == before {
+            if through || self.stop.is_cancelled() {
                 let stopped = self.stop.is_cancelled() && movable > 0;
                 return Ok(Rotated { resealed: progress.resealed, survey, stopped });
             }
+            untouched = (progress.resealed == before).then_some(movable);
         }
         let survey = survey(self.store.as_ref(), &self.vault).await?;
         Ok(Rotated { resealed: progress.resealed, survey, stopped: false })
