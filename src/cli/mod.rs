@@ -34,10 +34,14 @@ pub mod topology;
 pub mod webhook_url;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use self::app::{App, BadConfiguration};
+
+/// How long tasks that nobody waits for any more may take at the end of a command.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// finhook's command line.
 #[derive(Debug, Parser)]
@@ -133,7 +137,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(1);
         }
     };
-    match runtime.block_on(run(cli.command)) {
+    let done = runtime.block_on(run(cli.command));
+    // Commands finish what they began; what still runs now has nothing to say and must not hold the process up.
+    runtime.shutdown_timeout(GOODBYE);
+    match done {
         Ok(Done::Yes) => ExitCode::SUCCESS,
         Ok(Done::No) => ExitCode::from(1),
         Err(error) => {

@@ -564,6 +564,13 @@ fn first_id_of(at: Timestamp) -> Uuid {
     Uuid::from_u128(u128::from(millis) << 80)
 }
 
+/// A pool without upkeep: connections stay until they fail, which a pool tries before it hands one out, and the pools are
+/// small. sqlx's own upkeep (0.9) counts idle connections in two steps; read in between, the count is below zero, and a
+/// thread of the runtime goes round for good.
+fn without_upkeep<DB: sqlx::Database>(options: sqlx::pool::PoolOptions<DB>) -> sqlx::pool::PoolOptions<DB> {
+    options.idle_timeout(None).max_lifetime(None)
+}
+
 /// How many connections one process has to PostgreSQL: one for each worker's transaction, and a few for sweeps and reads.
 const SPARE_CONNECTIONS: u32 = 4;
 

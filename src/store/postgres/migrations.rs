@@ -9,7 +9,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use super::errors;
-use crate::store::{MigrationStatus, StoreError, StoreTrouble};
+use crate::store::{MigrationStatus, StoreError, StoreTrouble, without_upkeep};
 
 /// What is there. The bookkeeping has a table of its own name, because the product may use `_sqlx_migrations` for its own.
 fn migrator() -> Migrator {
@@ -115,7 +115,8 @@ pub async fn down(connect: &PgConnectOptions, target: i64) -> Result<usize, Stor
 
 /// One connection, for one run.
 fn alone(connect: &PgConnectOptions) -> PgPool {
-    PgPoolOptions::new().max_connections(1).acquire_timeout(super::ACQUIRE_TIMEOUT).connect_lazy_with(connect.clone())
+    let options = without_upkeep(PgPoolOptions::new()).max_connections(1);
+    options.acquire_timeout(super::ACQUIRE_TIMEOUT).connect_lazy_with(connect.clone())
 }
 
 async fn applied(pool: &PgPool) -> Result<usize, StoreError> {

@@ -29,7 +29,7 @@ use super::rotation::Shelves;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
     Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent,
-    UserView, aside, commit, first_id_of, forget as forget_user, marks,
+    UserView, aside, commit, first_id_of, forget as forget_user, marks, without_upkeep,
 };
 use crate::config::is_this_machine;
 use crate::domain::{Cause, ChangedRow, Email, EventState, Timestamp, UserId};
@@ -85,7 +85,7 @@ impl Postgres {
             // A worker that hangs between two statements must not hold its subjects for ever.
             ("idle_in_transaction_session_timeout", "30s"),
         ]);
-        let pool = PgPoolOptions::new()
+        let pool = without_upkeep(PgPoolOptions::new())
             .max_connections(connections.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(limited);

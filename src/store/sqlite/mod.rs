@@ -33,7 +33,7 @@ use super::rotation::Shelves;
 use super::{
     AccountView, Batch, Committed, EventCount, EventFilter, EventRow, Failed, IntegrationView, MigrationStatus,
     Pending, Progress, Reread, RowCounts, SecretUse, Store, StoreError, StoreOptions, StoreTrouble, StoredEvent,
-    UserView, aside, commit, first_id_of, forget as forget_user, marks,
+    UserView, aside, commit, first_id_of, forget as forget_user, marks, without_upkeep,
 };
 use crate::domain::{Cause, ChangedRow, Email, EventState, Timestamp, UserId};
 
@@ -80,7 +80,7 @@ impl Sqlite {
             .pragma("secure_delete", "on")
             // After a burst the log is cut back to this instead of keeping the space.
             .pragma("journal_size_limit", "67108864");
-        let writer = SqlitePoolOptions::new()
+        let writer = without_upkeep(SqlitePoolOptions::new())
             .max_connections(1)
             .acquire_timeout(WRITER_TIMEOUT)
             // A full disk makes SQLite roll back by itself. The driver, whose own rollback then fails, believes for ever
@@ -89,7 +89,7 @@ impl Sqlite {
             .connect_with(write)
             .await
             .map_err(errors::of("open the database"))?;
-        let readers = SqlitePoolOptions::new()
+        let readers = without_upkeep(SqlitePoolOptions::new())
             .max_connections(READERS)
             .acquire_timeout(BUSY_TIMEOUT)
             .connect_lazy_with(connect.read_only(true));
