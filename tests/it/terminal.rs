@@ -28,7 +28,9 @@ impl Terminal {
         let words = [inner.get_program()].into_iter().chain(inner.get_args()).map(|word| word.to_str().unwrap());
         // Itself and no shell in between, which would answer to Ctrl-C in its own way.
         let line = format!("exec {}", shell_words::join(words));
-        let mut command = Command::new("script");
+        // Whoever runs the tests may have them ignore Ctrl-C, as a shell does with what it puts into the background.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT", "script"]);
         command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
         command.current_dir(finhook.folder()).env_clear().env("TERM", "xterm");
         command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
