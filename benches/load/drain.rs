@@ -12,7 +12,7 @@ use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection as _, query};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -46,6 +46,8 @@ impl Drained {
 pub async fn drain(url: &str, queue: &str, database: &str, first: u64) -> anyhow::Result<Drained> {
     let broker = Connection::connect(url, ConnectionProperties::default()).await?;
     let options: PgConnectOptions = database.parse().context("the database's address")?;
+    // As finhook does on this machine.
+    let options = options.ssl_mode(PgSslMode::Disable);
     let (number, began) = (Arc::new(AtomicU64::new(first)), Instant::now());
     let mut tasks = Vec::new();
     for _ in 0..CONNECTIONS {

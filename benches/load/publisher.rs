@@ -24,11 +24,13 @@ pub async fn publish(url: &str, queue: &str, count: u64, rate: Option<f64>) -> a
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };
     channel.queue_declare(queue.into(), durable, arguments).await?;
     let pace = Pace::new(count, rate);
+    let win: usize = std::env::var("XWIN").ok().and_then(|v| v.parse().ok()).unwrap_or(WINDOW);
+    let ch: usize = std::env::var("XCH").ok().and_then(|v| v.parse().ok()).unwrap_or(CHANNELS);
     let mut tasks = Vec::new();
     // In an open loop each message waits for its own confirm, as many as come together.
-    let (tasks_wanted, window) = if rate.is_some() { (64, 1) } else { (CHANNELS, WINDOW) };
+    let (tasks_wanted, window) = if rate.is_some() { (64, 1) } else { (ch, win) };
     let mut channels = Vec::new();
-    for _ in 0..CHANNELS {
+    for _ in 0..ch {
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         channels.push(channel);

@@ -281,6 +281,13 @@ impl Configured {
     /// from taking deliveries, and one without DATABASE_URL has nothing to compare with: its workers notice.
     pub async fn compare_keys_if_possible(&self, vault: &Arc<Vault>) -> anyhow::Result<()> {
         if !self.values.is_given("DATABASE_URL") {
+            if self.values.is_generated("FINHOOK_KEYS") {
+                let origin = self.values.origin("FINHOOK_KEYS");
+                tracing::warn!(
+                    keys.origin = origin,
+                    "these keys were made here: workers on other machines open nothing without them; set FINHOOK_KEYS on all"
+                );
+            }
             tracing::info!("keys are not compared: a receiver without DATABASE_URL has nothing to compare them with");
             return Ok(());
         }

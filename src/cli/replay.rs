@@ -30,7 +30,7 @@ pub struct Args {
     /// PROVIDER, PROVIDER/CASE, or a path to a folder of cases, a case's folder or a body
     #[arg(required = true, value_name = "PATH|PROVIDER[/CASE]")]
     what: Vec<String>,
-    /// Where to [default: http://FINHOOK_HTTP_BIND]
+    /// Where to [default: FINHOOK_HTTP_BIND, by https if it has a certificate]
     #[arg(long, value_name = "URL")]
     to: Option<String>,
     /// At most so many deliveries a second
@@ -93,7 +93,7 @@ pub async fn run(args: Args, app: App) -> anyhow::Result<Done> {
             );
         }
     }
-    let post = Post::new(&args.to.clone().unwrap_or_else(|| format!("http://{}", app.settings.http.bind)))?;
+    let post = Post::new(&args.to.clone().unwrap_or_else(|| app.settings.http.own_url()))?;
     let press = Press::new(app.setup()?)?;
     let treatment = Treatment { tamper: args.tamper, stale: args.stale, user: args.user.clone().map(UserId) };
 

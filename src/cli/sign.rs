@@ -42,7 +42,7 @@ pub fn run(args: Args, app: App) -> anyhow::Result<Done> {
     let signed = Press::new(app.setup()?)?.request(case, body, &treatment)?;
     let mut out = std::io::stdout().lock();
     if args.curl {
-        writeln!(out, "{}", curl(&signed, &format!("http://{}", app.settings.http.bind))?)?;
+        writeln!(out, "{}", curl(&signed, &app.settings.http.own_url())?)?;
     } else {
         writeln!(out, "POST {} HTTP/1.1", signed.path)?;
         for (name, value) in &signed.headers {

@@ -62,6 +62,12 @@ impl Values {
         Ok(())
     }
 
+    /// Whether a setting is one that a `secrets.toml` gives.
+    pub fn is_generated(&self, name: &str) -> bool {
+        // `…/secrets.toml:LINE`
+        self.origin(name).rsplit_once(':').is_some_and(|(file, _)| Path::new(file).ends_with(FILE))
+    }
+
     /// Leaves settings out that only `secrets.toml` gives; what any other source gives stays.
     pub fn leave_out_generated(&mut self, folder: &Path, names: &[&'static str]) {
         let origin = folder.join(FILE).display().to_string();
@@ -185,6 +191,7 @@ mod tests {
         let mut values = values(&[("FINHOOK_KEYS", "given")]);
         values.ensure_generated(&folder, &generators("made")).unwrap();
         assert_eq!((keys(&values), values.origin("FINHOOK_KEYS")), ("given".into(), "environment".into()));
+        assert_eq!(["FINHOOK_KEYS", "FINHOOK_INDEX_KEY"].map(|name| values.is_generated(name)), [false, true]);
         let text = fs::read_to_string(folder.join(FILE)).unwrap();
         assert!(!text.contains("\nkeys = ") && text.contains("\nindex_key = "), "{text}");
     }

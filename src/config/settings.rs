@@ -133,6 +133,12 @@ impl HttpSettings {
             trusted_proxies: values.networks("FINHOOK_TRUSTED_PROXIES", &[])?,
         })
     }
+
+    /// Where a command on this machine posts to.
+    pub fn own_url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.bind)
+    }
 }
 
 /// The operators' port.

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::connection::Peer;
 use super::connection::{self, Patience, Protocol};
-use super::tls::Tls;
+use super::tls::{OverTls, Tls};
 use crate::ops::shutdown::Shutdown;
 
 /// What a server may take.
@@ -94,8 +94,10 @@ impl From<TcpListener> for Entrance {
 /// Serves until the shutdown begins; then accepts nothing more, finishes what is in flight, and returns by its deadline.
 pub async fn serve(entrance: impl Into<Entrance>, router: Router, limits: ServerLimits, shutdown: &Shutdown) -> Ended {
     let Entrance { tcp: listener, tls } = entrance.into();
+    let mut router = router;
     if let Some(tls) = &tls {
         tokio::spawn(tls.clone().follow(shutdown.token()));
+        router = router.layer(Extension(OverTls));
     }
     let protocol = Arc::new(connection::protocol());
     let patience = Patience { head_time: limits.head_time, idle_time: limits.idle_time };

@@ -33,6 +33,10 @@ pub struct TlsError {
     problem: String,
 }
 
+/// An extension of every request that came by TLS of ours.
+#[derive(Debug, Clone, Copy)]
+pub struct OverTls;
+
 /// TLS for one bind.
 pub struct Tls {
     files: TlsFiles,

@@ -223,10 +223,11 @@ pub fn events(provider: ProviderName, fate: EventFate, count: u64) {
     }
 }
 
-/// From the receipt of an event's delivery to its commit.
-pub fn event_latency(provider: ProviderName, took: Duration) {
-    tally::of_process().latency(Second::now(), took);
-    histogram!(EVENT_LATENCY_SECONDS, "provider" => provider.as_str()).record(took.as_secs_f64());
+/// From the receipt of each event's delivery to its commit, of a commit's events.
+pub fn event_latencies(provider: ProviderName, took: &[Duration]) {
+    tally::of_process().latencies(Second::now(), took);
+    let histogram = histogram!(EVENT_LATENCY_SECONDS, "provider" => provider.as_str());
+    took.iter().for_each(|took| histogram.record(took.as_secs_f64()));
 }
 
 /// How many events of a provider wait in a state that waits, and how long the oldest of them has since its receipt; other
@@ -351,7 +352,7 @@ mod tests {
         ack_seconds(unit, Duration::from_millis(3));
         queue_messages("finhook.unit", QueueState::Ready, 7);
         queue_lag("finhook.unit", Duration::from_secs(2));
-        event_latency(unit, Duration::from_millis(12));
+        event_latencies(unit, &[Duration::from_millis(12)]);
         queue_consumers("finhook.unit", 2);
         queue_rate("finhook.unit", Direction::Out, 1.5);
         for (state, count) in [(EventState::Unlinked, 1), (EventState::Retrying, 0), (EventState::Dead, 2)] {

@@ -88,9 +88,10 @@ impl Tally {
         locked(&self.events).0.add(now, events);
     }
 
-    /// An event was committed so long after its receipt.
-    pub fn latency(&self, now: Second, took: Duration) {
-        locked(&self.events).1.record(now, took);
+    /// Events were committed so long after their receipt.
+    pub fn latencies(&self, now: Second, took: &[Duration]) {
+        let times = &mut locked(&self.events).1;
+        took.iter().for_each(|took| times.record(now, *took));
     }
 
     /// Events were put among the retrying ones, or left them.
@@ -220,7 +221,7 @@ mod tests {
     #[test]
     fn a_time_beyond_an_hour_counts_as_an_hour() {
         let (tally, now) = (Tally::default(), Second::now());
-        tally.latency(now, Duration::from_secs(86_400));
+        tally.latencies(now, &[Duration::from_secs(86_400)]);
         assert!((3_500.0..3_700.0).contains(&tally.event_latency(now).unwrap().max));
     }
 

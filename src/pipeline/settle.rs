@@ -238,18 +238,33 @@ fn portions(mut items: Vec<Item>) -> Vec<Vec<Item>> {
     portions
 }
 
-/// Counts what became of a batch's events.
+/// Counts what became of a batch's events, once for all that ended alike.
 fn record(batch: &Batch, committed: &Committed, now: Timestamp) {
+    let mut fates: Vec<((ProviderName, EventFate), u64)> = Vec::new();
+    let mut latencies: Vec<(ProviderName, Vec<Duration>)> = Vec::new();
     for (arriving, outcome) in batch.events.iter().zip(&committed.outcomes) {
         let event = &arriving.event;
-        match outcome {
-            Outcome::Stored(state) => {
-                metrics::events(event.provider, EventFate::Stored(*state), 1);
-                let took = now.micros().saturating_sub(event.received_at.micros());
-                metrics::event_latency(event.provider, Duration::from_micros(u64::try_from(took).unwrap_or(0)));
-            }
-            Outcome::Duplicate => metrics::events(event.provider, EventFate::Duplicate, 1),
-            Outcome::Forgotten => metrics::events(event.provider, EventFate::Forgotten, 1),
+        let fate = match outcome {
+            Outcome::Stored(state) => EventFate::Stored(*state),
+            Outcome::Duplicate => EventFate::Duplicate,
+            Outcome::Forgotten => EventFate::Forgotten,
+        };
+        *of(&mut fates, (event.provider, fate)) += 1;
+        if matches!(fate, EventFate::Stored(_)) {
+            let took = now.micros().saturating_sub(event.received_at.micros());
+            of(&mut latencies, event.provider).push(Duration::from_micros(u64::try_from(took).unwrap_or(0)));
         }
     }
+    fates.iter().for_each(|((provider, fate), count)| metrics::events(*provider, *fate, *count));
+    latencies.iter().for_each(|(provider, took)| metrics::event_latencies(*provider, took));
+}
+
+/// The entry of a key among the few that a batch has.
+fn of<K: PartialEq, V: Default>(all: &mut Vec<(K, V)>, key: K) -> &mut V {
+    let at = all.iter().position(|(held, _)| *held == key).unwrap_or_else(|| {
+        all.push((key, V::default()));
+        all.len() - 1
+    });
+    // It was found there, or was pushed there just now.
+    &mut all[at].1
 }

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
+use memchr::memchr2;
 use serde::de::IgnoredAny;
 
 use crate::domain::{Cause, Reason};
@@ -275,12 +276,12 @@ fn piece_end(bytes: &[u8], mut at: usize, closer: u8) -> usize {
 /// Just past the string whose quote opens at `at`, or the end of the bytes.
 fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
-    while let Some(&byte) = bytes.get(at) {
-        match byte {
-            b'\\' => at += 2,
-            b'"' => return at + 1,
-            _ => at += 1,
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if bytes.get(at) == Some(&b'"') {
+            return at + 1;
         }
+        at += 2;
     }
     bytes.len()
 }

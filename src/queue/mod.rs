@@ -34,7 +34,7 @@ pub trait Queue: Send + Sync {
     fn accepts(&self) -> Result<(), PublishError>;
 
     /// Opens a consumer over all queues (every provider's, the unrouted and the broker's dead ones) holding at most
-    /// `prefetch` unsettled messages. Waits, reconnecting, until the broker is there.
+    /// `prefetch` unsettled messages of each. Waits, reconnecting, until the broker is there.
     async fn consume(&self, prefetch: u16) -> Result<Box<dyn Consumer>, QueueError>;
 
     /// How many messages stand in each queue.

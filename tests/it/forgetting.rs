@@ -8,7 +8,8 @@ use serde_json::json;
 
 use crate::app::TestApp;
 use crate::commands::{played, settled};
-use crate::process::Finhook;
+use crate::process::{Finhook, eventually};
+use crate::servers::{OwnBroker, amqp_server};
 
 const USERS: usize = 8;
 
@@ -178,6 +179,42 @@ async fn nothing_is_left_of_a_user_who_is_forgotten_under_load_embedded() {
 async fn nothing_is_left_of_a_user_who_is_forgotten_under_load_on_postgresql_and_rabbitmq() {
     let Some(app) = TestApp::full("forgetting under load").await else { return };
     nothing_is_left_of_a_user_forgotten_under_load(&app).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_spool_still_holds_of_a_forgotten_user_becomes_no_row() {
+    let Some(amqp) = amqp_server("forgetting with a spool") else { return };
+    let broker = OwnBroker::new(&amqp);
+    let case = "unit/account.created.tagged";
+    let user = finhook::fixtures::select(case).unwrap()[0].expect.as_ref().unwrap().users[0].external_id.clone();
+    let listed = |finhook: &Finhook| finhook.run(&["events", "list", "--json"]).exits(0).json_lines().len();
+
+    let finhook = Finhook::new().with("FINHOOK_AMQP_PREFIX", broker.prefix.clone());
+    let spool = finhook.folder().join("spool.db").display().to_string();
+    let finhook = finhook.with("FINHOOK_SPOOL", spool).with("AMQP_URL", broker.url.clone());
+    let serving = finhook.serve(&[]);
+    finhook.run(&["replay", case, "--to", &serving.public]).exits(0);
+    eventually("the row is there", async || listed(&finhook) == 1).await;
+    assert!(serving.terminate().0.success());
+
+    let finhook = finhook.with("AMQP_URL", "amqp://guest:guest@127.0.0.1:9");
+    let receiver = finhook.serve(&["--only", "receiver"]);
+    finhook.run(&["replay", case, "--to", &receiver.public]).exits(0);
+    assert!(receiver.terminate().0.success());
+    finhook.run(&["forget", "--user", &user, "--yes"]).exits(0);
+    assert_eq!(listed(&finhook), 0);
+
+    let finhook = finhook.with("AMQP_URL", broker.url.clone());
+    let serving = finhook.serve(&[]);
+    let dropped = r#"finhook_events_total{provider="unit",state="forgotten"} 1"#;
+    eventually("the delivery came out of the spool and was dropped", async || {
+        let metrics = reqwest::get(format!("{}/metrics", serving.ops)).await.unwrap().text().await.unwrap();
+        metrics.lines().any(|line| line == dropped)
+    })
+    .await;
+    assert!(serving.terminate().0.success());
+    assert_eq!(listed(&finhook), 0);
+    finhook.run(&["accounts", "--user", &user]).exits(1);
 }
 
 #[tokio::test]

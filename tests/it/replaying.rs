@@ -115,3 +115,18 @@ async fn a_signed_request_is_taken_from_a_shell() {
     eventually("all four have their rows", || async { total(&finhook) == 4 }).await;
     assert_eq!(serving.terminate().0.code(), Some(0));
 }
+
+#[test]
+fn deliveries_are_replayed_by_https_where_the_receiver_has_a_certificate() {
+    let file = |name: &str| format!("{}/tests/transport/{name}", env!("CARGO_MANIFEST_DIR"));
+    let finhook = Finhook::new().with("SSL_CERT_FILE", file("ca.pem"));
+    let finhook = finhook.with("FINHOOK_HTTP_TLS_CERT", file("server.pem"));
+    let finhook = finhook.with("FINHOOK_HTTP_TLS_KEY", file("server.key"));
+    let serving = finhook.serve(&[]);
+    let bind = serving.public.trim_start_matches("http://").to_owned();
+    let finhook = finhook.with("FINHOOK_HTTP_BIND", bind.clone());
+    let summary = finhook.run(&["replay", "unit/account.created.tagged", "--json"]).exits(0).json();
+    assert!(summary["accepted"].as_u64().is_some_and(|accepted| accepted > 0), "{summary}");
+    let signed = finhook.run(&["sign", "unit/account.created.tagged", "--curl"]).exits(0).out;
+    assert!(signed.contains(&format!("https://{bind}/webhooks/unit")), "{signed}");
+}

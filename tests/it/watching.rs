@@ -71,6 +71,7 @@ async fn with_the_worker_stopped_command_and_metrics_say_how_many_wait() {
 async fn a_receiver_without_broker_is_ready_only_with_a_spool() {
     let away = Finhook::new().with("AMQP_URL", "amqp://guest:hunter2@127.0.0.1:9");
     let receiver = away.serve(&["--only", "receiver"]);
+    assert!(receiver.log().contains("these keys were made here"), "{}", receiver.log());
     let answer = reqwest::get(format!("{}/readyz", receiver.ops)).await.unwrap();
     assert_eq!(answer.status(), 503);
     let ready: Value = answer.json().await.unwrap();

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use cookie::time::Duration;
 use cookie::{Cookie, SameSite};
 use http::header::{FORWARDED, SET_COOKIE};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -18,6 +18,7 @@ use super::auth::{SESSION_COOKIE, is_local, same_origin};
 use super::input::{Nothing, Query, is_type, json, read, refuse, secret};
 use super::problem::{Cause, Wrong};
 use crate::http::server::Peer;
+use crate::http::tls::OverTls;
 use crate::pipeline::access::{By, Caller, Denied, SESSION_SECONDS};
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -82,7 +83,7 @@ pub async fn open(
         return Err(refuse(request, cause));
     }
     let peer = request.extensions().get::<Peer>().copied().ok_or(Cause::Unauthenticated)?;
-    let (local, secure) = (is_local(&request), came_by_https(request.headers(), request.uri()));
+    let (local, secure) = (is_local(&request), came_by_https(&request));
     let form = is_type(request.headers(), FORM);
     if !form && !is_type(request.headers(), "application/json") {
         return Err(refuse(request, Cause::MediaType("send application/json or a form")));
@@ -138,7 +139,7 @@ pub async fn close(
     query?;
     api.keeper.gate().log_out(&caller);
     let mut response = StatusCode::NO_CONTENT.into_response();
-    set(&mut response, session_cookie("", Duration::ZERO, came_by_https(request.headers(), request.uri())));
+    set(&mut response, session_cookie("", Duration::ZERO, came_by_https(&request)));
     Ok(response)
 }
 
@@ -171,11 +172,13 @@ fn set(response: &mut Response, cookie: String) {
     }
 }
 
-/// Whether the browser came by https, as far as a proxy before us says: who lies about it only loses their own cookie.
-fn came_by_https(headers: &HeaderMap, uri: &Uri) -> bool {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+/// Whether the browser came by https: to our own TLS, or as far as a proxy before us says. Who lies about it only loses
+/// their own cookie.
+fn came_by_https(request: &Request) -> bool {
+    let text = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let forwarded = text(&FORWARDED).to_ascii_lowercase();
-    uri.scheme_str() == Some("https")
+    request.extensions().get::<OverTls>().is_some()
+        || request.uri().scheme_str() == Some("https")
         || text(&X_FORWARDED_PROTO).eq_ignore_ascii_case("https")
         || forwarded.split([';', ',']).any(|part| part.trim() == "proto=https")
 }

@@ -26,8 +26,9 @@ use super::refusal::{Trouble, call};
 use crate::crypto::SealedDelivery;
 use crate::queue::PublishError;
 
-/// Channels, and so windows in flight. One reaches the broker's limit only with large windows, which cost latency.
-const LANES: usize = 4;
+/// Channels, and so windows in flight: while one waits for the broker's disk, the other is filled. More would only make the
+/// windows smaller, and what the broker does for each window is dear.
+const LANES: usize = 2;
 
 /// How often a lane looks whether the broker is, or still is, blocked.
 const BLOCKED_GLANCE: Duration = Duration::from_millis(50);

@@ -55,10 +55,27 @@ pub struct Postgres {
 /// One that cannot be read is not judged here.
 pub fn is_exposed(url: &SecretString) -> bool {
     let Ok(connect) = PgConnectOptions::from_str(url.expose_secret()) else { return false };
-    let host = connect.get_host();
-    let on_this_machine = connect.get_socket().is_some() || host.starts_with('/') || is_this_machine(host);
-    !on_this_machine && !matches!(connect.get_ssl_mode(), PgSslMode::VerifyFull)
+    !is_local(&connect) && !matches!(connect.get_ssl_mode(), PgSslMode::VerifyFull)
 }
+
+fn is_local(connect: &PgConnectOptions) -> bool {
+    let host = connect.get_host();
+    connect.get_socket().is_some() || host.starts_with('/') || is_this_machine(host)
+}
+
+/// On this machine nobody can listen, so TLS only where it is asked for. It would also be slow: sqlx sets no
+/// `TCP_NODELAY`, TLS cuts a statement into records of 16 KiB, and on the loopback's large segments the kernel holds the
+/// last one back for a delayed ack, 40 ms for each large statement. `prefer` is what sqlx takes where nothing is said.
+fn without_needless_tls(connect: PgConnectOptions) -> PgConnectOptions {
+    match connect.get_ssl_mode() {
+        PgSslMode::Prefer if is_local(&connect) => connect.ssl_mode(PgSslMode::Disable),
+        _ => connect,
+    }
+}
+
+/// Every statement of a commit finds its rows by key, and is planned once per connection. A plan that was made while the
+/// tables were small, or never analysed, would read them whole ever after: it may only go through an index, row by row.
+const BEGIN_BY_KEY: &str = "begin; set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off";
 
 impl Postgres {
     /// Reads the address and prepares a pool of at most `connections`. Connects lazily: a database that is away at start is
@@ -67,11 +84,11 @@ impl Postgres {
     /// # Errors
     /// `Failed` if the address cannot be read; it is never quoted, because it can hold a password.
     pub fn open(url: &SecretString, connections: u32, options: StoreOptions) -> Result<Self, StoreError> {
-        let connect = PgConnectOptions::from_str(url.expose_secret())
-            .map_err(|_| StoreError {
-                trouble: StoreTrouble::Failed,
-                what: "the database's address cannot be read: it has to look like postgres://user@host/database".into(),
-            })?
+        let connect = PgConnectOptions::from_str(url.expose_secret()).map_err(|_| StoreError {
+            trouble: StoreTrouble::Failed,
+            what: "the database's address cannot be read: it has to look like postgres://user@host/database".into(),
+        })?;
+        let connect = without_needless_tls(connect)
             .application_name("finhook")
             // At level debug sqlx would log every statement; slow ones are the database's own log's matter.
             .disable_statement_logging();
@@ -104,7 +121,7 @@ impl Postgres {
         batch: &Batch,
         reread: &dyn Reread,
     ) -> Result<Committed, StoreError> {
-        let mut transaction = connection.begin().await.map_err(errors::of("begin"))?;
+        let mut transaction = connection.begin_with(BEGIN_BY_KEY).await.map_err(errors::of("begin"))?;
         let mut tables = tables::PgTables { connection: &mut transaction };
         let committed = commit::run(&mut tables, batch, &self.options, reread).await?;
         transaction.commit().await.map_err(errors::of("commit"))?;

@@ -51,6 +51,20 @@ async fn a_token_opens_a_session_that_reads_and_with_a_sign_of_ours_ends() {
 }
 
 #[tokio::test]
+async fn a_session_over_our_own_https_is_sent_by_https_alone() {
+    let file = |name: &str| format!("{}/tests/transport/{name}", env!("CARGO_MANIFEST_DIR"));
+    let finhook = Finhook::new().with("FINHOOK_OPS_TOKENS", TOKENS);
+    let finhook = finhook.with("FINHOOK_OPS_TLS_CERT", file("server.pem"));
+    let served = finhook.with("FINHOOK_OPS_TLS_KEY", file("server.key")).serve(&[]);
+    let authority = reqwest::Certificate::from_pem(&std::fs::read(file("ca.pem")).unwrap()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().unwrap();
+    let session = format!("{}/session", served.ops.replace("http://", "https://"));
+    let answer = client.post(&session).json(&json!({ "token": OPS })).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(cookie(&answer).contains("; Secure"), "{}", cookie(&answer));
+}
+
+#[tokio::test]
 async fn without_tokens_this_machine_is_let_in_under_its_own_name_only() {
     let finhook = Finhook::new();
     let served = finhook.serve(&[]);
