@@ -6,7 +6,7 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `measurements` | what is measured, in which order |
+//! | `measurements`, `growth` | what is measured, in which order |
 //! | `traffic`, `pace`, `sender` | deliveries, when they are sent, who sends them |
 //! | `publisher`, `drain`, `group` | the floors: bare publishes, bare statements, bare SQLite |
 //! | `stage`, `process`, `report` | servers, processes, the table |
@@ -15,6 +15,7 @@
 
 mod drain;
 mod group;
+mod growth;
 mod measurements;
 mod pace;
 mod process;
@@ -43,7 +44,11 @@ const USAGE: &str = "benches/run [--quick] [--only NAME]… [--json FILE]
 
   --quick      one short round of everything, in about a minute: a look, no judgement
   --only NAME  receiver, worker, embedded, memory, starting; may be given several times
+               growth: into tables of 10,000 to 10,000,000 events, which takes ten minutes and 12 GB
   --json FILE  where the figures go (target/benches.json)";
+
+/// Only when it is asked for.
+const GROWTH: &str = "growth";
 
 const ALL: [&str; 5] = ["starting", "receiver", "worker", "embedded", "memory"];
 
@@ -78,13 +83,15 @@ fn play(arguments: &[String]) -> anyhow::Result<bool> {
                 connections: connections.parse()?,
                 first: first.parse()?,
                 mixed: more.contains(&"mixed"),
+                customers: more.get(1).and_then(|word| word.strip_prefix("among:")?.parse().ok()),
                 pace: Pace::new(count.parse()?, rate),
             };
             say(&one()?.block_on(LocalSet::new().run_until(sender::send(sending)))?)
         }
-        ["publisher", url, queue, count, more @ ..] => {
+        ["publisher", url, exchange, key, count, more @ ..] => {
             let rate = more.first().map(|rate| rate.parse()).transpose()?;
-            say(&many()?.block_on(publisher::publish(url, queue, count.parse()?, rate))?)
+            let to = publisher::To { exchange: (*exchange).to_owned(), key: (*key).to_owned() };
+            say(&many()?.block_on(publisher::publish(url, to, count.parse()?, rate))?)
         }
         ["drain", url, queue, database, first] => {
             say(&many()?.block_on(drain::drain(url, queue, database, first.parse()?))?)
@@ -122,11 +129,12 @@ fn measure(arguments: &[String]) -> anyhow::Result<bool> {
             other => bail!("{other} is no option\n\n{USAGE}"),
         }
     }
-    if let Some(unknown) = only.iter().find(|name| !ALL.contains(&name.as_str())) {
+    if let Some(unknown) = only.iter().find(|name| *name != GROWTH && !ALL.contains(&name.as_str())) {
         bail!("{unknown} is nothing that is measured\n\n{USAGE}");
     }
-    let chosen: Vec<&str> =
-        ALL.into_iter().filter(|name| only.is_empty() || only.iter().any(|given| given == name)).collect();
+    let asked = |name: &str| only.iter().any(|given| given == name);
+    let chosen = ALL.into_iter().filter(|name| only.is_empty() || asked(name));
+    let chosen: Vec<&str> = chosen.chain(asked(GROWTH).then_some(GROWTH)).collect();
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let report = runtime.block_on(async {
         let mut stage = Stage::open().await?;
@@ -149,6 +157,7 @@ async fn run(stage: &mut Stage, scale: Scale, chosen: &[&str]) -> anyhow::Result
             "receiver" => measurements::receiver(stage, scale, &mut report).await?,
             "worker" => measurements::worker(stage, scale, &mut report).await?,
             "embedded" => measurements::embedded(stage, scale, &mut report).await?,
+            GROWTH => growth::growth(stage, scale, &mut report).await?,
             _ => measurements::memory(stage, scale, &mut report).await?,
         }
     }

@@ -38,13 +38,23 @@ pub struct Scale {
     pub backlog: u64,
     /// Messages in the broker while memory is looked at.
     pub flood: u64,
+    /// Events in the tables, the fewest first, when growth is looked at.
+    pub grown: &'static [u64],
 }
 
 impl Scale {
     /// What the figures in the README are from.
-    pub const FULL: Self = Self { rounds: 3, deliveries: 120_000, seconds: 15, backlog: 200_000, flood: 500_000 };
+    pub const FULL: Self = Self {
+        rounds: 3,
+        deliveries: 120_000,
+        seconds: 15,
+        backlog: 200_000,
+        flood: 500_000,
+        grown: &[10_000, 100_000, 1_000_000, 10_000_000],
+    };
     /// A look, in about a minute.
-    pub const QUICK: Self = Self { rounds: 1, deliveries: 30_000, seconds: 4, backlog: 20_000, flood: 30_000 };
+    pub const QUICK: Self =
+        Self { rounds: 1, deliveries: 30_000, seconds: 4, backlog: 20_000, flood: 30_000, grown: &[10_000, 100_000] };
 }
 
 /// A sender in a process of its own.
@@ -56,10 +66,18 @@ async fn send(to: &str, signer: &str, count: u64, first: u64, more: &[&str]) -> 
     Ok(found)
 }
 
+/// The same messages as the receiver's, on the same way.
 async fn publish(stage: &Stage, count: u64, rate: Option<f64>) -> anyhow::Result<Found> {
     let rate = rate.map(|rate| rate.to_string());
-    let arguments = [stage.broker.clone(), stage.queue("floor"), count.to_string()];
-    role("publisher", &arguments.into_iter().chain(rate).collect::<Vec<_>>()).await
+    let arguments = [stage.broker.clone(), stage.prefix.clone(), "unit".to_owned(), count.to_string()];
+    let found = role("publisher", &arguments.into_iter().chain(rate).collect::<Vec<_>>()).await;
+    stage.purge("unit").await?;
+    found
+}
+
+/// Bare messages, as fast as the broker takes them.
+async fn publish_bare(stage: &Stage, count: u64) -> anyhow::Result<Found> {
+    role("publisher", &[stage.broker.clone(), String::new(), stage.queue("floor"), count.to_string()]).await
 }
 
 /// Processor of a process for each of `count`, in microseconds.
@@ -77,7 +95,7 @@ pub async fn receiver(stage: &mut Stage, scale: Scale, report: &mut Report) -> a
     let [mut floors, mut units, mut floor_costs, mut unit_costs, mut plaid_costs, mut plaid_floors] =
         [const { Vec::new() }; 6];
     let plaid_key = stage.plaid.clone();
-    let mut plaids = Vec::new();
+    let (mut plaids, mut most) = (Vec::new(), Vec::new());
     for round in 1..=scale.rounds as u64 {
         let floor = publish(stage, scale.deliveries, None).await?;
         let before = finhook.usage()?;
@@ -89,6 +107,7 @@ pub async fn receiver(stage: &mut Stage, scale: Scale, report: &mut Report) -> a
         let plaid = send(&finhook.public, &plaid_key, count, round * 10_000_000, &[]).await?;
         let after = finhook.usage()?;
         stage.purge("plaid").await?;
+        most.push(publish_bare(stage, scale.deliveries).await?.rate());
         floors.push(floor.rate());
         units.push(unit.rate());
         plaids.push(plaid.rate());
@@ -98,6 +117,8 @@ pub async fn receiver(stage: &mut Stage, scale: Scale, report: &mut Report) -> a
         plaid_floors.push(unit_costs.last().copied().unwrap_or_default() + verification()?);
     }
     report.add("receiver, Unit, 64 connections", "/s", &units, &floors, Wanted::RatioAtLeast(0.58));
+    let what = "receiver, Unit (floor: bare messages, 512 at once, by the default exchange)";
+    report.add(what, "/s", &units, &most, Wanted::Nothing);
     report.add("receiver, Plaid, 64 connections", "/s", &plaids, &floors, Wanted::Nothing);
     report.add("receiver, processor per Unit delivery", "us", &unit_costs, &floor_costs, Wanted::AtMostAbove(25.0));
     let what = "receiver, processor per Plaid delivery (floor: Unit and a bare ES256 verification)";
@@ -146,35 +167,29 @@ fn verification() -> anyhow::Result<f64> {
 }
 
 /// Puts a backlog into the broker, through the receiver.
-async fn fill(stage: &Stage, database: &str, count: u64, first: u64, more: &[&str]) -> anyhow::Result<()> {
+pub async fn fill(stage: &Stage, database: &str, count: u64, first: u64, more: &[&str]) -> anyhow::Result<()> {
     let receiver = Finhook::serve(&["--only", "receiver"], &stage.settings(database)).await?;
     send(&receiver.public, "unit", count, first, more).await?;
     receiver.stop().await
 }
 
 /// Lets a worker drain what waits; deliveries in a second, and the most that it had resident.
-async fn worked(stage: &Stage, database: &str, count: u64) -> anyhow::Result<(f64, f64)> {
+pub async fn worked(stage: &Stage, database: &str, count: u64) -> anyhow::Result<(f64, f64)> {
     let worker = Finhook::serve(&["--only", "worker"], &stage.settings(database)).await?;
-    let drained = until_committed(&worker, count, None).await?;
+    let drained = until_committed(&worker, count, Instant::now()).await?;
     let peak = worker.usage()?.peak;
     worker.stop().await?;
     Ok((drained.rate(), peak))
 }
 
-/// Waits until so many events are in the tables, counted from `began` or from the first one that was seen.
-async fn until_committed(worker: &Finhook, count: u64, began: Option<Instant>) -> anyhow::Result<Drained> {
-    let (mut first, patience) = (began.map(|began| (began, 0.0)), Instant::now());
+/// Waits until so many events are in the tables.
+async fn until_committed(worker: &Finhook, count: u64, began: Instant) -> anyhow::Result<Drained> {
     loop {
         let events = worker.sum("finhook_events_total", "").await?;
-        let now = Instant::now();
-        if events > 0.0 && first.is_none() {
-            first = Some((now, events));
+        if events >= count as f64 {
+            return Ok(Drained { messages: count, seconds: began.elapsed().as_secs_f64() });
         }
-        if let Some((began, before)) = first.filter(|_| events >= count as f64) {
-            let messages = (events - before) as u64;
-            return Ok(Drained { messages, seconds: (now - began).as_secs_f64().max(1e-3) });
-        }
-        ensure!(patience.elapsed() < PATIENCE, "{events} of {count} events were committed in time");
+        ensure!(began.elapsed() < PATIENCE, "{events} of {count} events were committed in time");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
@@ -212,21 +227,34 @@ pub async fn worker(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
     let [mut halves, mut nineties] = [const { Vec::new() }; 2];
     for _ in 0..scale.rounds {
         let database = stage.database().await?;
-        let worker = Finhook::serve(&["--only", "worker"], &stage.settings(&database)).await?;
-        let receiver = Finhook::serve(&["--only", "receiver"], &stage.settings(&database)).await?;
-        let count = STEADY as u64 * scale.seconds;
-        send(&receiver.public, "unit", count, 0, &[&STEADY.to_string()]).await?;
-        until_committed(&worker, count, None).await?;
-        let buckets = buckets(&worker.metrics().await?, "finhook_event_latency_seconds");
-        halves.push(quantile(&buckets, 0.5) * 1e3);
-        nineties.push(quantile(&buckets, 0.99) * 1e3);
-        receiver.stop().await?;
-        worker.stop().await?;
+        let (half, ninety_nine) = steadily(stage, &database, scale.seconds, 0, &[]).await?;
+        halves.push(half);
+        nineties.push(ninety_nine);
         stage.drop_database().await?;
     }
     report.add("received to committed at 500/s, p50", "ms", &halves, &[], Wanted::AtMost(15.0));
     report.add("received to committed at 500/s, p99", "ms", &nineties, &[], Wanted::AtMost(50.0));
     Ok(())
+}
+
+/// How long events take from receipt to commit at a steady rate, in milliseconds: half of them at most, 99 of 100 at most.
+pub async fn steadily(
+    stage: &Stage,
+    database: &str,
+    seconds: u64,
+    first: u64,
+    more: &[&str],
+) -> anyhow::Result<(f64, f64)> {
+    let worker = Finhook::serve(&["--only", "worker"], &stage.settings(database)).await?;
+    let receiver = Finhook::serve(&["--only", "receiver"], &stage.settings(database)).await?;
+    let (count, rate) = (STEADY as u64 * seconds, STEADY.to_string());
+    let more: Vec<&str> = [rate.as_str()].into_iter().chain(more.iter().copied()).collect();
+    send(&receiver.public, "unit", count, first, &more).await?;
+    until_committed(&worker, count, Instant::now()).await?;
+    let buckets = buckets(&worker.metrics().await?, "finhook_event_latency_seconds");
+    receiver.stop().await?;
+    worker.stop().await?;
+    Ok((quantile(&buckets, 0.5) * 1e3, quantile(&buckets, 0.99) * 1e3))
 }
 
 /// The cumulative buckets of a histogram, all series together.
@@ -273,7 +301,7 @@ pub async fn embedded(stage: &mut Stage, scale: Scale, report: &mut Report) -> a
         let finhook = Finhook::serve(&[], &stage.embedded(&folder)).await?;
         let began = Instant::now();
         send(&finhook.public, "unit", scale.deliveries, 0, &[]).await?;
-        let both = until_committed(&finhook, scale.deliveries, Some(began)).await?;
+        let both = until_committed(&finhook, scale.deliveries, began).await?;
         together.push(scale.deliveries as f64 / both.seconds);
         finhook.stop().await?;
         std::fs::remove_dir_all(stage.folder.path().join(folder))?;

@@ -40,6 +40,8 @@ pub enum Wanted {
     AtMost(f64),
     /// The ratio to the floor is at least this.
     RatioAtLeast(f64),
+    /// The ratio to the floor is at most this.
+    RatioAtMost(f64),
     /// The value is at most the floor and this.
     AtMostAbove(f64),
 }
@@ -58,6 +60,7 @@ impl Report {
             Wanted::RatioAtLeast(least) => {
                 (Some(format!(">= {least} of the floor")), ratio.map(|ratio| ratio >= least))
             }
+            Wanted::RatioAtMost(most) => (Some(format!("<= {most} of the floor")), ratio.map(|ratio| ratio <= most)),
             Wanted::AtMostAbove(most) => (Some(format!("<= floor + {most:.1} {unit}")), Some(above <= most)),
         };
         let line = Line { what: what.to_owned(), value, unit, floor, ratio, wanted, kept, rounds: rounds.to_vec() };

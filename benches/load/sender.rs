@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::pace::{Found, Pace, Tally};
-use super::traffic::{Signer, mixed};
+use super::traffic::{Signer, mixed, place, spread};
 
 /// What is sent, and how.
 pub struct Sending {
@@ -22,6 +22,8 @@ pub struct Sending {
     pub first: u64,
     /// Whether copies and disorder are among them.
     pub mixed: bool,
+    /// Among how many customers deliveries are spread; `None`: they come one customer after the other.
+    pub customers: Option<u64>,
     /// When.
     pub pace: Pace,
 }
@@ -44,9 +46,10 @@ pub async fn send(sending: Sending) -> anyhow::Result<Found> {
 
 async fn connection(sending: Rc<Sending>, mut stream: TcpStream) -> anyhow::Result<Tally> {
     let (mut tally, clock, mut answer) = (Tally::default(), WallClock::system(), Vec::with_capacity(1_024));
-    while let Some((place, due)) = sending.pace.next().await {
-        let number = sending.first + if sending.mixed { mixed(place) } else { place };
-        stream.write_all(&sending.signer.request(number, clock.now())).await?;
+    while let Some((at, due)) = sending.pace.next().await {
+        let number = sending.first + if sending.mixed { mixed(at) } else { at };
+        let customer = sending.customers.map_or_else(|| place(number), |customers| spread(number, customers));
+        stream.write_all(&sending.signer.request(number, customer, clock.now())).await?;
         let status = status(&mut stream, &mut answer).await?;
         tally.answer(due, status == 200);
     }

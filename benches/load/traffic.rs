@@ -17,6 +17,11 @@ pub const BODY_BYTES: usize = 1_024;
 /// Deliveries about one customer.
 pub const PER_CUSTOMER: u64 = 10;
 
+/// The id of the first customer.
+pub const FIRST_CUSTOMER: u64 = 2_000_000_000;
+/// The id of the first event.
+pub const FIRST_EVENT: u64 = 1_000_000_000;
+
 /// Whose deliveries are sent.
 pub enum Signer {
     /// HMAC-SHA1 over the body.
@@ -37,16 +42,16 @@ impl Signer {
         Ok(Self::Plaid(key.ok_or_else(|| anyhow::anyhow!("that is no development key"))?))
     }
 
-    /// The whole HTTP request of a delivery.
-    pub fn request(&self, number: u64, now: Timestamp) -> Vec<u8> {
+    /// The whole HTTP request of a delivery about the customer in this place.
+    pub fn request(&self, number: u64, customer: u64, now: Timestamp) -> Vec<u8> {
         let (path, header, body) = match self {
             Self::Unit(key) => {
-                let body = unit_body(number);
+                let body = unit_body(number, customer);
                 let signature = STANDARD.encode(hmac::sign(key, body.as_bytes()));
                 ("unit", format!("X-Unit-Signature: {signature}"), body)
             }
             Self::Plaid(key) => {
-                let body = plaid_body(number);
+                let body = plaid_body(number, customer);
                 let proof = key.sign(body.as_bytes(), now).unwrap_or_default();
                 ("plaid", format!("Plaid-Verification: {proof}"), body)
             }
@@ -77,20 +82,34 @@ fn shuffled(number: u64) -> u64 {
     if at % 50 < 10 { block + (at + 50) % 100 } else { number }
 }
 
+/// The place of the customer that a delivery is about: one after the other.
+pub fn place(number: u64) -> u64 {
+    number / PER_CUSTOMER
+}
+
+/// The same among so many customers, each as likely as any other.
+pub fn spread(number: u64, customers: u64) -> u64 {
+    place(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) % customers.max(1)
+}
+
 /// The id of the customer that a delivery is about.
 pub fn customer(number: u64) -> u64 {
-    2_000_000_000 + number / PER_CUSTOMER
+    FIRST_CUSTOMER + place(number)
 }
 
 /// The id of the account that it is about, if it is about one.
 pub fn account(number: u64) -> Option<u64> {
+    account_of(number, place(number))
+}
+
+fn account_of(number: u64, customer: u64) -> Option<u64> {
     let at = number % PER_CUSTOMER;
-    (1..=6).contains(&at).then(|| 3_000_000_000 + number / PER_CUSTOMER * 3 + (at - 1) % 3)
+    (1..=6).contains(&at).then(|| 3_000_000_000 + customer * 3 + (at - 1) % 3)
 }
 
 /// The event's own id.
 pub fn event(number: u64) -> u64 {
-    1_000_000_000 + number
+    FIRST_EVENT + number
 }
 
 /// Its kind.
@@ -103,11 +122,11 @@ pub fn kind(number: u64) -> &'static str {
     }
 }
 
-fn unit_body(number: u64) -> String {
-    let (event, kind, customer) = (event(number), kind(number), customer(number));
+fn unit_body(number: u64, place: u64) -> String {
+    let (event, kind, customer) = (event(number), kind(number), FIRST_CUSTOMER + place);
     let at = Timestamp::from_micros(1_767_225_600_000_000 + i64::try_from(number).unwrap_or(0) * 10_000);
     let at = at.map(|at| at.to_string()).unwrap_or_default();
-    let account = account(number)
+    let account = account_of(number, place)
         .map(|id| format!(r#""account":{{"data":{{"id":"{id}","type":"depositAccount"}}}},"#))
         .unwrap_or_default();
     let tags = if number.is_multiple_of(PER_CUSTOMER) {
@@ -125,8 +144,8 @@ fn unit_body(number: u64) -> String {
     format!("{head}{:x<room$}{tail}", "")
 }
 
-fn plaid_body(number: u64) -> String {
-    let item = customer(number);
+fn plaid_body(number: u64, place: u64) -> String {
+    let item = FIRST_CUSTOMER + place;
     let head = "{\n  \"environment\": \"production\",\n  \"error\": null,\n  \"historical_update_complete\": true,\n  \
                 \"initial_update_complete\": true,\n";
     let tail = format!(

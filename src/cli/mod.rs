@@ -130,7 +130,13 @@ pub fn main() -> ExitCode {
     };
     // Before any secret is read.
     crate::ops::limits::leave_no_core();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Serve(args) = &cli.command
+        && let Some(threads) = args.threads()
+    {
+        runtime.worker_threads(threads);
+    }
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("finhook: the runtime does not start: {error}");

@@ -1,5 +1,6 @@
 //! `finhook serve`: receives webhooks and turns them into rows, both halves or one.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,6 +23,15 @@ pub struct Args {
     /// Run one half only
     #[arg(long, value_name = "HALF")]
     only: Option<Half>,
+}
+
+impl Args {
+    /// How many threads run tasks, where that should not be one for each core: a receiver's connection to the broker has a
+    /// thread of its own beside them, and threads that take turns on a core cost more than they do.
+    pub fn threads(&self) -> Option<usize> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        (self.only == Some(Half::Receiver)).then(|| cores.saturating_sub(1).max(1))
+    }
 }
 
 /// Serves until SIGTERM or SIGINT; SIGHUP has it read its configuration again.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::sightings::{self, Sightings};
+use super::sightings::Sightings;
 use crate::config::{ConfigError, Values};
 use crate::crypto::{OpenError, SealedDelivery, frame_of, kept, key_of_message, key_of_payload};
 use crate::domain::{
@@ -18,7 +18,6 @@ use crate::domain::{
 use crate::ops::throttle::Throttle;
 use crate::providers::{self, Reader, keep};
 use crate::queue::Received;
-use crate::store::keys::Sighting;
 use crate::store::{Arriving, Reread, SecretUse, StoredEvent, Vault};
 
 /// The most events of one delivery. The providers send up to some hundreds; beyond this the body is kept as it is, as one
@@ -28,7 +27,7 @@ const MAX_EVENTS: usize = 20_000;
 /// Lines about messages that do not open: a key that is missing makes all of them such.
 static UNOPENED_LINES: Throttle<(ProviderName, Cause)> = Throttle::new(5);
 
-/// The most secrets that are remembered between two times of writing them down.
+/// The most secrets of a provider that are remembered between two times of writing them down.
 const MOST_SECRETS: usize = 256;
 
 /// Opens and interprets: the key ring, and one reader for each provider.
@@ -36,8 +35,8 @@ pub struct Desk {
     vault: Arc<Vault>,
     readers: HashMap<ProviderName, Box<dyn Reader>>,
     clock: WallClock,
-    /// Which inbound secrets proved what was opened here, until somebody writes it down.
-    secrets: Mutex<BTreeMap<(ProviderName, String), Timestamp>>,
+    /// By provider and fingerprint, which inbound secrets proved what was opened here, until somebody writes it down.
+    secrets: Mutex<BTreeMap<ProviderName, BTreeMap<String, Timestamp>>>,
     sightings: Sightings,
 }
 
@@ -186,9 +185,9 @@ impl Desk {
         Ok(self.events_of(&delivery))
     }
 
-    /// Under which key a message came, of which these are the events.
-    pub fn sighting(&self, received: &Received, events: &[Arriving]) -> Option<Sighting> {
-        sightings::sighting(&self.vault, received, events)
+    /// Under which key of the ring a message came. What asks for any other is kept, and is no use of a key of ours.
+    pub fn key_seen(&self, received: &Received) -> Option<u32> {
+        key_of_message(&received.body).filter(|key| self.vault.ring.holds(*key))
     }
 
     /// Under which keys deliveries came that are committed.
@@ -204,22 +203,25 @@ impl Desk {
     /// Remembers that a secret proved a delivery. Bounded: there are as many as are configured, at a few receivers.
     fn note_secret(&self, provider: ProviderName, secret: &str, at: Timestamp) {
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (provider, secret.to_owned());
-        if secrets.len() < MOST_SECRETS || secrets.contains_key(&key) {
-            let newest = secrets.entry(key).or_insert(at);
+        let known = secrets.entry(provider).or_default();
+        if let Some(newest) = known.get_mut(secret) {
             *newest = at.max(*newest);
+        } else if known.len() < MOST_SECRETS {
+            known.insert(secret.to_owned(), at);
         }
     }
 
     /// The secrets that proved something since this was asked last, to be written down.
     pub fn take_secrets(&self) -> Vec<SecretUse> {
         let secrets = std::mem::take(&mut *self.secrets.lock().unwrap_or_else(PoisonError::into_inner));
-        let used = |((provider, fingerprint), at): ((ProviderName, String), Timestamp)| SecretUse {
-            provider: provider.as_str().to_owned(),
-            fingerprint,
-            last_verified_at: at,
+        let used = |(provider, known): (ProviderName, BTreeMap<String, Timestamp>)| {
+            known.into_iter().map(move |(fingerprint, last_verified_at)| SecretUse {
+                provider: provider.as_str().to_owned(),
+                fingerprint,
+                last_verified_at,
+            })
         };
-        secrets.into_iter().map(used).collect()
+        secrets.into_iter().flat_map(used).collect()
     }
 
     /// The time now, by the clock that everything here decides by.

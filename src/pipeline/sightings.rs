@@ -7,22 +7,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::crypto::key_of_message;
 use crate::domain::Timestamp;
-use crate::queue::Received;
+use crate::store::StoreError;
 use crate::store::keys::{KeyBook, Sighting};
-use crate::store::{Arriving, StoreError, Vault};
 
 /// What was seen and not written yet.
 #[derive(Default)]
 pub struct Sightings(Mutex<BTreeMap<(String, u32), Timestamp>>);
 
 impl Sightings {
-    /// Notes what was committed.
-    pub fn note(&self, seen: impl IntoIterator<Item = Sighting>) {
+    /// Notes what was committed: by queue and key, when the newest of it had been received.
+    pub fn note<Q: AsRef<str>>(&self, seen: impl IntoIterator<Item = ((Q, u32), Timestamp)>) {
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for Sighting { queue, key, received_at } in seen {
-            let at = newest.entry((queue, key)).or_insert(received_at);
+        for ((queue, key), received_at) in seen {
+            let at = newest.entry((queue.as_ref().to_owned(), key)).or_insert(received_at);
             *at = received_at.max(*at);
         }
     }
@@ -37,25 +35,18 @@ impl Sightings {
             noted.into_iter().map(|((queue, key), received_at)| Sighting { queue, key, received_at }).collect();
         let written = book.note_sightings(&seen).await;
         if written.is_err() {
-            self.note(seen);
+            self.note(seen.into_iter().map(|Sighting { queue, key, received_at }| ((queue, key), received_at)));
         }
         written
     }
-}
-
-/// What a message says of its key, if the ring holds it: what asks for any other is kept, and is no use of a key of ours.
-pub fn sighting(vault: &Vault, received: &Received, events: &[Arriving]) -> Option<Sighting> {
-    let key = key_of_message(&received.body).filter(|key| vault.ring.holds(*key))?;
-    let received_at = events.first()?.event.received_at;
-    Some(Sighting { queue: received.queue.clone(), key, received_at })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn seen(queue: &str, key: u32, seconds: i64) -> Sighting {
-        Sighting { queue: queue.to_owned(), key, received_at: Timestamp::from_seconds(seconds).unwrap() }
+    fn seen(queue: &str, key: u32, seconds: i64) -> ((&str, u32), Timestamp) {
+        ((queue, key), Timestamp::from_seconds(seconds).unwrap())
     }
 
     #[test]

@@ -214,8 +214,8 @@ impl Watch {
     }
 
     /// A worker has committed deliveries: of each queue, when the newest had been received.
-    pub fn committed(&self, newest: BTreeMap<String, Timestamp>, now: Timestamp) {
-        self.learn(newest);
+    pub fn committed<Q: AsRef<str>>(&self, newest: impl IntoIterator<Item = (Q, Timestamp)>, now: Timestamp) {
+        self.learn(newest.into_iter().map(|(queue, at)| (queue.as_ref().to_owned(), at)));
         self.last_commit.fetch_max(now.micros(), Ordering::Relaxed);
         metrics::last_commit(now);
     }

@@ -21,7 +21,6 @@ use crate::domain::Timestamp;
 use crate::ops::delays::Delays;
 use crate::queue::{Consumer, Queue, QueueError, Received, Token};
 use crate::store::Store;
-use crate::store::keys::Sighting;
 
 /// After so many deliveries of one message it is a suspect: it may be what kills the worker.
 const SUSPECT_AFTER: u32 = 3;
@@ -78,9 +77,9 @@ struct Portion {
     /// What acks it.
     tokens: Vec<Token>,
     /// By queue, when the newest of its deliveries had been received.
-    newest: BTreeMap<String, Timestamp>,
-    /// Under which keys they came.
-    seen: Vec<Sighting>,
+    newest: BTreeMap<Arc<str>, Timestamp>,
+    /// By queue and key that they came under, when the newest had been received.
+    seen: BTreeMap<(Arc<str>, u32), Timestamp>,
 }
 
 fn read(desk: &Desk, portion: Vec<Received>) -> Portion {
@@ -88,12 +87,15 @@ fn read(desk: &Desk, portion: Vec<Received>) -> Portion {
         items: Vec::with_capacity(portion.len()),
         tokens: Vec::with_capacity(portion.len()),
         newest: BTreeMap::new(),
-        seen: Vec::new(),
+        seen: BTreeMap::new(),
     };
     for received in portion {
         let events = desk.arriving(&received);
-        read.seen.extend(desk.sighting(&received, &events));
         if let Some(at) = events.first().map(|arriving| arriving.event.received_at) {
+            if let Some(key) = desk.key_seen(&received) {
+                let newest = read.seen.entry((received.queue.clone(), key)).or_insert(at);
+                *newest = at.max(*newest);
+            }
             let newest = read.newest.entry(received.queue).or_insert(at);
             *newest = at.max(*newest);
         }
@@ -257,7 +259,7 @@ mod tests {
         Received {
             body: Bytes::from(vec![0; bytes]),
             token: Token::for_test(),
-            queue: "finhook.unit".to_owned(),
+            queue: "finhook.unit".into(),
             redeliveries,
             traceparent: None,
         }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 use serde::de::IgnoredAny;
 
 use crate::domain::{Cause, Reason};
@@ -35,6 +35,11 @@ impl<'a> Json<'a> {
         Ok(Self(text.trim_matches(|c| matches!(c, ' ' | '\t' | '\n' | '\r'))))
     }
 
+    /// What was checked before, as a whole or as a part of something whole: only its encoding is looked at again.
+    pub fn checked(bytes: &'a [u8]) -> Option<Self> {
+        std::str::from_utf8(bytes).ok().map(|text| Self(text.trim_matches(|c| matches!(c, ' ' | '\t' | '\n' | '\r'))))
+    }
+
     /// The value's own text.
     pub fn raw(self) -> &'a str {
         self.0
@@ -42,22 +47,27 @@ impl<'a> Json<'a> {
 
     /// Whether it is an object.
     pub fn is_object(self) -> bool {
-        self.0.starts_with('{')
+        self.begins(b'{')
     }
 
     /// Whether it is an array.
     pub fn is_array(self) -> bool {
-        self.0.starts_with('[')
+        self.begins(b'[')
     }
 
     fn is_string(self) -> bool {
-        self.0.starts_with('"')
+        self.begins(b'"')
+    }
+
+    fn begins(self, with: u8) -> bool {
+        self.0.as_bytes().first() == Some(&with)
     }
 
     /// The text of a string; `None` for anything else, and for a string that is no text (a lone surrogate).
     pub fn text(self) -> Option<Cow<'a, str>> {
-        let inner = self.0.strip_prefix('"')?.strip_suffix('"')?;
-        if inner.contains('\\') {
+        let [b'"', .., b'"'] = self.0.as_bytes() else { return None };
+        let inner = self.0.get(1..self.0.len() - 1)?;
+        if memchr(b'\\', inner.as_bytes()).is_some() {
             return serde_json::from_str::<String>(self.0).ok().map(Cow::Owned);
         }
         Some(Cow::Borrowed(inner))
@@ -148,6 +158,8 @@ pub fn informative_id(value: Option<Json<'_>>, path: &'static str) -> Result<Opt
 pub struct Batch {
     /// The elements, slices of the body without the white space around them.
     pub elements: Vec<Bytes>,
+    /// Whether the body is JSON, and so each of them.
+    pub whole: bool,
     /// What is left where the body around or behind the elements is broken. It starts at the closing bracket (or at the
     /// body's last byte), so that read alone it can never be taken for a body or an element.
     pub remainder: Option<Bytes>,
@@ -157,7 +169,8 @@ pub struct Batch {
 pub fn batch(body: &Bytes, open: usize) -> Batch {
     let mut pieces = Pieces::inside(body, open);
     let elements: Vec<Bytes> = pieces.by_ref().map(|piece| body.slice(piece)).collect();
-    let remainder = if Json::parse(body).is_ok() {
+    let whole = Json::parse(body).is_ok();
+    let remainder = if whole {
         None
     } else {
         let end = pieces.at;
@@ -168,7 +181,7 @@ pub fn batch(body: &Bytes, open: usize) -> Batch {
         let lost = !broken || (Json::parse(&around).is_err() && !cut_inside);
         lost.then(|| body.slice(end.min(last_byte(body))..))
     };
-    Batch { elements, remainder }
+    Batch { elements, whole, remainder }
 }
 
 /// Where the value of a top-level member opens, if it is an array; the body around it may be broken.

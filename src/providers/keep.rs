@@ -14,8 +14,11 @@ use crate::domain::{Delivery, Event, Meaning};
 /// What is stored of an event's delivery.
 pub fn stored(delivery: &Delivery, event: &Event) -> Delivery {
     let bytes = match super::find(delivery.provider.as_str()) {
-        Some(provider) if matches!(event.meaning, Meaning::Dead(_)) => provider.keeps_unread.of(&event.bytes),
-        Some(provider) => provider.keeps.of(&event.bytes),
+        Some(provider) if matches!(event.meaning, Meaning::Dead(_)) => {
+            provider.keeps_unread.of(&event.bytes, Json::parse(&event.bytes).ok())
+        }
+        // What was read is JSON.
+        Some(provider) => provider.keeps.of(&event.bytes, Json::checked(&event.bytes)),
         None => event.bytes.clone(),
     };
     // A key that was a hash of the bytes can be made again only from all of them.
@@ -40,48 +43,77 @@ pub enum Keep {
 }
 
 impl Keep {
-    /// What is kept of the bytes of one event; the bytes themselves where nothing has to go.
-    pub fn of(&self, bytes: &Bytes) -> Bytes {
-        let Ok(json) = Json::parse(bytes) else { return bytes.clone() };
-        match self.cut(json) {
-            Some(kept) if kept.len() < json.raw().len() => kept.into(),
-            _ => bytes.clone(),
-        }
+    /// What is kept of the bytes of one event, which are this JSON if they are any; the bytes themselves where nothing has
+    /// to go.
+    fn of(&self, bytes: &Bytes, json: Option<Json<'_>>) -> Bytes {
+        let Some(json) = json else { return bytes.clone() };
+        let mut kept = String::with_capacity(json.raw().len());
+        if self.cut(json, &mut kept) && kept.len() < json.raw().len() { kept.into() } else { bytes.clone() }
     }
 
-    /// The kept text of a value; `None` if nothing of it is kept. Goes no deeper than the list does, and one array.
-    fn cut(&self, value: Json<'_>) -> Option<String> {
+    /// Writes the kept text of a value; `false` if nothing of it is kept, and then nothing is written. Goes no deeper than
+    /// the list does, and one array.
+    fn cut(&self, value: Json<'_>, kept: &mut String) -> bool {
         if !value.is_array() || matches!(self, Keep::Whole | Keep::But(_)) {
-            return self.cut_one(value);
+            return self.cut_one(value, kept);
         }
-        let items: Vec<String> = value.items().filter_map(|item| self.cut_one(item)).collect();
-        Some(format!("[{}]", items.join(",")))
+        listed(kept, ['[', ']'], value.items(), |item, kept| self.cut_one(item, kept));
+        true
     }
 
-    fn cut_one(&self, value: Json<'_>) -> Option<String> {
-        let member = |name: &str, value: Json<'_>| match self {
-            Keep::Whole => Some(value.raw().to_owned()),
-            Keep::Members(list) => list.iter().find(|(kept, _)| *kept == name)?.1.cut(value),
-            Keep::Both(one, two) => one.iter().chain(*two).find(|(kept, _)| *kept == name)?.1.cut(value),
-            Keep::Every(keep) => keep.cut(value),
-            Keep::But(list) => match list.iter().find(|(named, _)| *named == name) {
-                Some((_, keep)) => keep.as_ref()?.cut(value),
-                None => Some(value.raw().to_owned()),
-            },
-        };
-        match self {
-            Keep::Whole => return Some(value.raw().to_owned()),
-            Keep::But(_) if !value.is_object() => return Some(value.raw().to_owned()),
-            _ if !value.is_object() => return None,
-            _ => {}
+    fn cut_one(&self, value: Json<'_>, kept: &mut String) -> bool {
+        if matches!(self, Keep::Whole) || (matches!(self, Keep::But(_)) && !value.is_object()) {
+            kept.push_str(value.raw());
+            return true;
+        }
+        if !value.is_object() {
+            return false;
         }
         // Duplicates stay in their order: the last one counts, before and after.
-        let kept = value.members().filter_map(|(key, value)| {
-            let name = key.text()?;
-            Some(format!("{}:{}", key.raw(), member(&name, value)?))
+        listed(kept, ['{', '}'], value.members(), |(key, value), kept| {
+            let Some(keep) = key.text().and_then(|name| self.of_member(&name)) else { return false };
+            kept.push_str(key.raw());
+            kept.push(':');
+            keep.cut(value, kept)
         });
-        Some(format!("{{{}}}", kept.collect::<Vec<_>>().join(",")))
+        true
     }
+
+    /// What is kept of a member.
+    fn of_member(&self, name: &str) -> Option<&Keep> {
+        let listed = |list: &'static [(&str, Keep)]| list.iter().find(|(kept, _)| *kept == name).map(|(_, keep)| keep);
+        match self {
+            Keep::Whole => Some(&Keep::Whole),
+            Keep::Members(list) => listed(list),
+            Keep::Both(one, two) => listed(one).or_else(|| listed(two)),
+            Keep::Every(keep) => Some(keep),
+            Keep::But(list) => match list.iter().find(|(named, _)| *named == name) {
+                Some((_, keep)) => keep.as_ref(),
+                None => Some(&Keep::Whole),
+            },
+        }
+    }
+}
+
+/// Writes those items of a list that `write` says it has written, with commas between them.
+fn listed<T>(
+    kept: &mut String,
+    [open, close]: [char; 2],
+    items: impl Iterator<Item = T>,
+    write: impl Fn(T, &mut String) -> bool,
+) {
+    kept.push(open);
+    let start = kept.len();
+    for item in items {
+        let before = kept.len();
+        if before > start {
+            kept.push(',');
+        }
+        if !write(item, kept) {
+            kept.truncate(before);
+        }
+    }
+    kept.push(close);
 }
 
 #[cfg(test)]
@@ -96,7 +128,8 @@ mod tests {
     const REST: Keep = Keep::But(&[("secret", None), ("deep", Some(Keep::But(&[("secret", None)])))]);
 
     fn kept(keep: Keep, json: &str) -> String {
-        String::from_utf8(keep.of(&Bytes::from(json.to_owned())).to_vec()).unwrap()
+        let bytes = Bytes::from(json.to_owned());
+        String::from_utf8(keep.of(&bytes, Json::parse(&bytes).ok()).to_vec()).unwrap()
     }
 
     #[test]

@@ -141,7 +141,7 @@ pub struct UnitReader {
 impl Reader for UnitReader {
     fn events(&self, delivery: &Delivery) -> Vec<Event> {
         match delivery.scope {
-            Scope::Element => self.element(delivery, &delivery.bytes),
+            Scope::Element => self.element(delivery, &delivery.bytes, false),
             _ => self.body(delivery, &delivery.bytes),
         }
     }
@@ -151,7 +151,7 @@ impl UnitReader {
     fn body(&self, delivery: &Delivery, body: &Bytes) -> Vec<Event> {
         if let Some(open) = elements::array_member(body, "data") {
             let batch = elements::batch(body, open);
-            let events = batch.elements.iter().flat_map(|element| self.element(delivery, element));
+            let events = batch.elements.iter().flat_map(|element| self.element(delivery, element, batch.whole));
             let rest = batch.remainder.iter().flat_map(|rest| self.body(delivery, rest));
             return events.chain(rest).collect();
         }
@@ -163,15 +163,16 @@ impl UnitReader {
         vec![Draft::body(kept).dead(delivery, reason)]
     }
 
-    /// One element: one event, or one per customer for a joint account.
-    fn element(&self, delivery: &Delivery, bytes: &Bytes) -> Vec<Event> {
-        let json = match Json::parse(bytes) {
+    /// One element, checked or not: one event, or one per customer for a joint account.
+    fn element(&self, delivery: &Delivery, bytes: &Bytes, checked: bool) -> Vec<Event> {
+        let json = if checked { Json::checked(bytes) } else { None };
+        let json = match json.map_or_else(|| Json::parse(bytes), Ok) {
             Ok(json) if json.is_object() => json,
             Ok(_) => return vec![Draft::element(bytes.clone()).dead(delivery, Cause::WrongShape.into())],
             Err(reason) => {
                 let kept = without_included(bytes);
                 if kept.len() < bytes.len() {
-                    return self.element(delivery, &kept);
+                    return self.element(delivery, &kept, false);
                 }
                 return vec![Draft::element(kept).dead(delivery, reason)];
             }
@@ -180,9 +181,9 @@ impl UnitReader {
             json.pick(["id", "type", "attributes", "relationships", "included"]);
         if included.is_some() {
             // Where a batch's brackets are broken, its `included` can end up inside an element that is whole.
-            return self.element(delivery, &without_included(bytes));
+            return self.element(delivery, &without_included(bytes), false);
         }
-        let element = Element { attributes, relationships, user_tag: &self.user_tag };
+        let element = Element::new(attributes, relationships, &self.user_tag);
         let event_id = required_id(event_id, "/id");
         let kind = required_id(kind, "/type");
         let lower = kind.as_deref().unwrap_or_default().to_ascii_lowercase();
@@ -235,11 +236,30 @@ fn account_status(lower: &str) -> Option<Option<StatusChange>> {
 /// The parts of one event.
 struct Element<'a> {
     attributes: Option<Json<'a>>,
-    relationships: Option<Json<'a>>,
+    account: Related<'a>,
+    customer: Related<'a>,
+    customers: Related<'a>,
     user_tag: &'a str,
 }
 
+/// What a relationship names: by the relationship's own name, since the type beside it varies.
+#[derive(Clone, Copy)]
+struct Related<'a>(Option<Json<'a>>);
+
+impl<'a> Related<'a> {
+    fn items(self) -> impl Iterator<Item = Json<'a>> {
+        let data = self.0.into_iter();
+        data.clone().filter(|data| !data.is_array()).chain(data.flat_map(|data| data.items()))
+    }
+}
+
 impl<'a> Element<'a> {
+    fn new(attributes: Option<Json<'a>>, relationships: Option<Json<'a>>, user_tag: &'a str) -> Self {
+        let named = relationships.map(|them| them.pick(["account", "customer", "customers"])).unwrap_or_default();
+        let [account, customer, customers] = named.map(|named| Related(named.and_then(|named| named.get(&["data"]))));
+        Self { attributes, account, customer, customers, user_tag }
+    }
+
     fn meaning(&self, lower: &str, subject: Option<&String>, joint: bool) -> Result<Meaning, Reason> {
         let reason = |name: &str| self.attributes.and_then(|attributes| attributes.get(&[name])?.text());
         let effect = match lower {
@@ -257,7 +277,7 @@ impl<'a> Element<'a> {
                     "account.frozen" => reason("freezeReason"),
                     _ => None,
                 };
-                let account = self.related("account").next().and_then(|related| related.get(&["id"]));
+                let account = self.account.items().next().and_then(|related| related.get(&["id"]));
                 let account = required_id(account, "/relationships/account/data/id")?;
                 let owner = if joint { None } else { self.tagged(Rank::Inferred)? };
                 Effect::ledger_account(&account, status.map(|status| status.because(why.as_deref()))).owned(owner)
@@ -270,20 +290,14 @@ impl<'a> Element<'a> {
     fn customers(&self, strict: bool) -> Result<BTreeSet<String>, Reason> {
         let mut found = BTreeSet::new();
         let paths =
-            [("customer", "/relationships/customer/data/id"), ("customers", "/relationships/customers/data/id")];
-        for (name, path) in paths {
-            for related in self.related(name) {
+            [(self.customer, "/relationships/customer/data/id"), (self.customers, "/relationships/customers/data/id")];
+        for (named, path) in paths {
+            for related in named.items() {
                 let [customer] = related.pick(["id"]);
                 found.extend(if strict { id(customer, path)? } else { informative_id(customer, path)? });
             }
         }
         Ok(found)
-    }
-
-    /// What a relationship names: by the relationship's own name, since the type beside it varies.
-    fn related(&self, name: &str) -> impl Iterator<Item = Json<'a>> + use<'a> {
-        let data = self.relationships.and_then(|relationships| relationships.get(&[name, "data"]));
-        data.into_iter().filter(|data| !data.is_array()).chain(data.into_iter().flat_map(|data| data.items()))
     }
 
     /// The claim of the tag that holds our user id.

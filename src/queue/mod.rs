@@ -12,6 +12,7 @@ pub mod spool;
 #[cfg(test)]
 mod contract;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -83,7 +84,7 @@ pub struct Received {
     /// Settles it.
     pub token: Token,
     /// Which queue it stood in.
-    pub queue: String,
+    pub queue: Arc<str>,
     /// How many times it was delivered before, as far as the queue knows.
     pub redeliveries: u32,
     /// W3C trace context of the request.

@@ -175,7 +175,8 @@ fn set(response: &mut Response, cookie: String) {
 /// Whether the browser came by https: to our own TLS, or as far as a proxy before us says. Who lies about it only loses
 /// their own cookie.
 fn came_by_https(request: &Request) -> bool {
-    let text = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let text =
+        |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let forwarded = text(&FORWARDED).to_ascii_lowercase();
     request.extensions().get::<OverTls>().is_some()
         || request.uri().scheme_str() == Some("https")

@@ -134,7 +134,7 @@ fn received(item: &Item) -> Received {
     Received {
         body: item.body.clone(),
         token: Token(item.seq.unsigned_abs()),
-        queue: queue_name(&item.provider),
+        queue: queue_name(&item.provider).into(),
         redeliveries: item.redeliveries,
         traceparent: item.traceparent.clone(),
     }

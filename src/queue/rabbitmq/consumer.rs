@@ -80,7 +80,7 @@ pub(super) struct RabbitConsumer {
 
 /// One queue's channel.
 struct Lane {
-    queue: String,
+    queue: Arc<str>,
     channel: Channel,
     tags: Tags,
     /// The most messages that it may hold.
@@ -141,7 +141,7 @@ impl RabbitConsumer {
                 }
             };
             items.push(flow(consumer, queue.clone(), lanes.len(), first.number));
-            let (queue, tags) = (queue.clone(), Tags::default());
+            let (queue, tags) = (queue.as_str().into(), Tags::default());
             lanes.push(Lane { queue, channel, tags, share, taps: vec![first], numbered: 0, change: None });
         }
         let until = silent.values().min().copied();
@@ -195,12 +195,23 @@ impl RabbitConsumer {
         while self.buffer.is_empty() {
             self.item().await?;
         }
+        self.admit_ready(max)?;
         let deadline = Instant::now() + linger;
         while self.buffer.len() < max {
             match timeout_at(deadline, self.item()).await {
                 Ok(admitted) => admitted?,
                 Err(_) => break,
             }
+            self.admit_ready(max)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what is here already, without a timer and a look at everything else for each message.
+    fn admit_ready(&mut self, max: usize) -> Result<(), QueueError> {
+        while self.buffer.len() < max {
+            let Some(item) = self.items.next().now_or_never() else { break };
+            self.admit(item)?;
         }
         Ok(())
     }
@@ -307,7 +318,7 @@ impl Lane {
                 self.numbered += 1;
                 let number = self.numbered;
                 self.taps.push(Tap { number, prefetch });
-                let (channel, queue) = (self.channel.clone(), self.queue.clone());
+                let (channel, queue) = (self.channel.clone(), self.queue.to_string());
                 self.change = Some(Box::pin(async move {
                     limit(&channel, prefetch).await?;
                     let consumer = call("consume more from a queue", consume(&channel, &queue, number)).await?;
@@ -405,7 +416,7 @@ fn share(prefetch: u16, index: usize, queues: usize) -> u16 {
     if rare { (prefetch / 16).max(1) } else { prefetch.max(1) }
 }
 
-fn received(lane: usize, queue: &str, delivery: Delivery) -> Received {
+fn received(lane: usize, queue: &Arc<str>, delivery: Delivery) -> Received {
     let headers = delivery.properties.headers().as_ref().map(FieldTable::inner);
     let header = |name: &str| headers.and_then(|headers| headers.get(name));
     let text = |value: &AMQPValue| match value {
@@ -420,7 +431,7 @@ fn received(lane: usize, queue: &str, delivery: Delivery) -> Received {
     };
     Received {
         token: token(lane, delivery.delivery_tag),
-        queue: queue.to_owned(),
+        queue: Arc::clone(queue),
         // Quorum queues count; others only say that there was a first time.
         redeliveries: header("x-delivery-count").and_then(number).unwrap_or(u32::from(delivery.redelivered)),
         traceparent: header("traceparent").and_then(text),

@@ -24,7 +24,8 @@ fn kind(error: &Error) -> (StoreTrouble, String) {
         Error::Database(database) => {
             let state = database.code().unwrap_or_default().into_owned();
             // invalid_authorization_specification: also what pg_hba.conf says to who comes without TLS.
-            let hint = if state == "28000" { "; a server that wants TLS needs sslmode=require in DATABASE_URL" } else { "" };
+            let hint =
+                if state == "28000" { "; a server that wants TLS needs sslmode=require in DATABASE_URL" } else { "" };
             (by_sqlstate(&state), format!("SQLSTATE {state}{hint}"))
         }
         Error::Io(io) => (Unavailable, format!("connection: {:?}", io.kind())),
