@@ -19,7 +19,7 @@ use super::rows::{EventKey, NewEvent, StoredCopy, SubjectKey};
 use super::tables::Tables;
 use super::{Arriving, Batch, Committed, Durable, Outcome, Reread, StoreError, StoreOptions, StoreTrouble};
 use crate::crypto::BlindIndex;
-use crate::domain::{Event, EventState, Meaning, UserId};
+use crate::domain::{DedupKey, Event, EventState, Meaning, UserId};
 
 /// How many unlinked events of newly owned subjects one transaction applies; a sweep takes the rest.
 pub const RELINK_LIMIT: u32 = 1_000;
@@ -83,11 +83,11 @@ async fn dedup<'a>(
     options: &StoreOptions,
 ) -> Result<(Vec<Outcome>, Vec<&'a Arriving>), StoreError> {
     let now = options.clock.now();
-    let mut best: BTreeMap<EventKey, usize> = BTreeMap::new();
+    let mut best: BTreeMap<(&str, &DedupKey), usize> = BTreeMap::new();
     let fate_of = |position: usize| fates.get(position).copied().unwrap_or(Fate::Taken);
     let taken = batch.events.iter().enumerate().filter(|(position, _)| fate_of(*position) != Fate::Dropped);
     for (position, arriving) in taken {
-        let held = best.entry(key_of(&arriving.event)).or_insert(position);
+        let held = best.entry((arriving.event.provider.as_str(), &arriving.event.dedup_key)).or_insert(position);
         let beats = batch.events.get(*held).is_some_and(|held| standing(arriving) > standing(held));
         if beats {
             *held = position;
@@ -107,8 +107,9 @@ async fn dedup<'a>(
             }
         })
         .collect();
-    let inserted: HashSet<EventKey> = tables.insert_events(&rows, now).await?.into_iter().collect();
-    let known: Vec<EventKey> = rows.iter().map(|row| row.key.clone()).filter(|key| !inserted.contains(key)).collect();
+    let inserted: HashSet<Uuid> = tables.insert_events(&rows, now).await?.into_iter().collect();
+    let known: Vec<EventKey> =
+        rows.iter().filter(|row| !inserted.contains(&row.id)).map(|row| row.key.clone()).collect();
     let copies: HashMap<EventKey, StoredCopy> =
         tables.stored_copies(&known).await?.into_iter().map(|copy| (copy.key.clone(), copy)).collect();
 
@@ -116,7 +117,7 @@ async fn dedup<'a>(
     let mut outcomes: Vec<Outcome> = fates.iter().map(outcome).collect();
     let (mut counting, mut better) = (Vec::new(), Vec::new());
     for ((position, arriving), row) in candidates.into_iter().zip(rows) {
-        if !inserted.contains(&row.key) {
+        if !inserted.contains(&row.id) {
             let Some(copy) = copies.get(&row.key) else {
                 return Err(StoreError { trouble: StoreTrouble::Conflict, what: "a stored event went away".into() });
             };
@@ -147,10 +148,6 @@ fn standing(arriving: &Arriving) -> (u8, crate::domain::Timestamp, bool) {
     (arriving.event.meaning.weight(), arriving.event.occurred_at, arriving.force)
 }
 
-fn key_of(event: &Event) -> EventKey {
-    (event.provider.as_str().to_owned(), event.dedup_key.clone())
-}
-
 /// The event's row, in the state that it will have when the batch is through.
 fn row_of(arriving: &Arriving, fold: &Fold, index: &BlindIndex) -> NewEvent {
     let event = &arriving.event;
@@ -162,7 +159,7 @@ fn row_of(arriving: &Arriving, fold: &Fold, index: &BlindIndex) -> NewEvent {
     };
     NewEvent {
         id: Uuid::now_v7(),
-        key: key_of(event),
+        key: (event.provider.as_str().to_owned(), event.dedup_key.clone()),
         kind: event.kind.clone(),
         subject: event.subject.clone(),
         occurred_at: event.occurred_at,

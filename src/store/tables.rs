@@ -45,8 +45,8 @@ pub trait Tables: Send {
     /// Inserts users; one that is there already (another worker was first) is left as it is.
     async fn insert_users(&mut self, users: &[UserRow], now: Timestamp) -> Result<(), StoreError>;
 
-    /// Inserts events whose key is new; the keys that were.
-    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<EventKey>, StoreError>;
+    /// Inserts events whose key is new; the ids of those.
+    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<Uuid>, StoreError>;
 
     /// The stored copies of these keys, locked until the transaction ends.
     async fn stored_copies(&mut self, keys: &[EventKey]) -> Result<Vec<StoredCopy>, StoreError>;

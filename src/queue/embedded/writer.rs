@@ -24,12 +24,40 @@ const SETTLE_DELAY: Duration = Duration::from_millis(20);
 /// Rows of one insert statement. A few fixed lengths, so that each is prepared once.
 const LENGTHS: [usize; 4] = [64, 16, 4, 1];
 
-static INSERTS: LazyLock<[Arc<str>; LENGTHS.len()]> = LazyLock::new(|| {
+static INSERTS: LazyLock<[Texts; LENGTHS.len()]> = LazyLock::new(|| {
     LENGTHS.map(|rows| {
         let values = vec!["(?, ?, ?, ?, ?, ?)"; rows].join(", ");
-        format!("insert into message (seq, id, provider, received_at, traceparent, message) values {values}").into()
+        Texts::of(&format!(
+            "insert into message (seq, id, provider, received_at, traceparent, message) values {values}"
+        ))
     })
 });
+
+static DELETE: LazyLock<Texts> =
+    LazyLock::new(|| Texts::of("delete from message where seq in (select value from json_each(?))"));
+
+/// A statement by itself, and with the begin and the commit of its transaction around it: each text is one way to the
+/// thread of the connection and back. Immediate: a transaction that reads first and writes then could be refused half way.
+struct Texts([[Arc<str>; 2]; 2]);
+
+impl Texts {
+    fn of(statement: &str) -> Self {
+        Self(
+            ["", "begin immediate; "]
+                .map(|begin| ["", "; commit"].map(|commit| Arc::from(format!("{begin}{statement}{commit}")))),
+        )
+    }
+
+    fn text(&self, first: bool, last: bool) -> AssertSqlSafe<Arc<str>> {
+        let [[alone, ends], [begins, whole]] = &self.0;
+        AssertSqlSafe(Arc::clone(match (first, last) {
+            (false, false) => alone,
+            (false, true) => ends,
+            (true, false) => begins,
+            (true, true) => whole,
+        }))
+    }
+}
 
 /// A publish that waits for its commit.
 pub(super) struct Request {
@@ -203,13 +231,12 @@ async fn write(
     group: &[Request],
     settled: &[i64],
 ) -> Result<(), sqlx::Error> {
-    // Immediate: a transaction that reads first and writes then could be refused half way.
-    sqlx::query("begin immediate").execute(&mut *connection).await?;
-    let (mut rest, mut seq) = (group, first);
-    for (rows, sql) in LENGTHS.into_iter().zip(INSERTS.iter()) {
+    let (mut rest, mut seq, mut begun) = (group, first, false);
+    for (rows, texts) in LENGTHS.into_iter().zip(INSERTS.iter()) {
         while rest.len() >= rows {
             let (now, later) = rest.split_at(rows);
-            let mut insert = sqlx::query(AssertSqlSafe(Arc::clone(sql)));
+            let last = later.is_empty() && settled.is_empty();
+            let mut insert = sqlx::query(texts.text(!begun, last));
             for Request { delivery, .. } in now {
                 insert = insert
                     .bind(seq)
@@ -221,16 +248,13 @@ async fn write(
                 seq += 1;
             }
             insert.execute(&mut *connection).await?;
-            rest = later;
+            (rest, begun) = (later, true);
         }
     }
     if !settled.is_empty() {
         let seqs = settled.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
-        sqlx::query("delete from message where seq in (select value from json_each(?))")
-            .bind(format!("[{seqs}]"))
-            .execute(&mut *connection)
-            .await?;
+        let delete = sqlx::query(DELETE.text(!begun, true)).bind(format!("[{seqs}]"));
+        delete.execute(connection).await?;
     }
-    sqlx::query("commit").execute(connection).await?;
     Ok(())
 }

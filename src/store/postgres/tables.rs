@@ -7,14 +7,14 @@
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Postgres, query, query_as, query_scalar};
+use sqlx::{Postgres, Row, query, query_as, query_scalar};
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
 use super::{changes, errors};
 use crate::crypto::{Column, Sealed};
 use crate::domain::register::Address;
-use crate::domain::{Clock, DedupKey, Timestamp, UserId};
+use crate::domain::{Clock, Timestamp, UserId};
 use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
     AccountColumns, CopyColumns, IntegrationColumns, OwnedAddressColumns, StoredColumns, UserAddressColumns,
@@ -122,7 +122,7 @@ const INSERT_EVENTS: &str = concat!(
     insert_event_rows!(),
     "
     on conflict (provider, dedup_key) do nothing
-    returning provider, dedup_key"
+    returning id"
 );
 
 const BURY: &str = "
@@ -441,19 +441,14 @@ impl Tables for PgTables<'_> {
         self.run("insert users", statement).await.map(drop)
     }
 
-    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<EventKey>, StoreError> {
+    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<Uuid>, StoreError> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         let statement = bind_events(query(INSERT_EVENTS), events, now);
         let doing = "insert events";
         let rows = statement.fetch_all(&mut *self.connection).await.map_err(errors::of(doing))?;
-        rows.iter()
-            .map(|row| {
-                let (provider, key): (String, Vec<u8>) = sqlx::FromRow::from_row(row).map_err(errors::of(doing))?;
-                Ok((provider, DedupKey::from_stored(key)))
-            })
-            .collect()
+        rows.iter().map(|row| row.try_get(0).map_err(errors::of(doing))).collect()
     }
 
     async fn stored_copies(&mut self, keys: &[EventKey]) -> Result<Vec<StoredCopy>, StoreError> {

@@ -11,10 +11,10 @@ use super::changes;
 use super::pieces::{Values, execute, load};
 use crate::crypto::{Column, Sealed};
 use crate::domain::register::Address;
-use crate::domain::{Clock, DedupKey, Timestamp, UserId};
+use crate::domain::{Clock, Timestamp, UserId};
 use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
-    AccountColumns, CopyColumns, IntegrationColumns, OwnedAddressColumns, StoredColumns, UserAddressColumns,
+    AccountColumns, CopyColumns, Id, IntegrationColumns, OwnedAddressColumns, StoredColumns, UserAddressColumns,
     UserColumns,
 };
 use crate::store::forget::Tombstone;
@@ -73,8 +73,7 @@ pub const INSERT_EVENTS: &str =
     "insert into event (id, occurred_at, received_at, processed_at, next_attempt_at, attempts,
     provider, state, dedup_key, kind, subject, reason, payload, user_mark)";
 
-const INSERT_NEW_EVENTS: (&str, &str) =
-    (INSERT_EVENTS, " on conflict (provider, dedup_key) do nothing returning provider, dedup_key");
+const INSERT_NEW_EVENTS: (&str, &str) = (INSERT_EVENTS, " on conflict (provider, dedup_key) do nothing returning id");
 
 const UPDATE_EVENTS: (&str, &str) = (
     "with new (id, occurred_at, received_at, processed_at, next_attempt_at, attempts, provider, state, dedup_key, kind,
@@ -405,8 +404,8 @@ impl Tables for SqliteTables<'_> {
         execute(self.connection, "insert users", INSERT_USERS, &timed(users, now), bind).await.map(drop)
     }
 
-    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<EventKey>, StoreError> {
-        let read = |(provider, key): (String, Vec<u8>)| Ok((provider, DedupKey::from_stored(key)));
+    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<Uuid>, StoreError> {
+        let read = |(id,): (Id,)| Ok(id.0);
         load(self.connection, "insert events", INSERT_NEW_EVENTS, &timed(events, now), bind_event, read).await
     }
 
