@@ -33,6 +33,9 @@ enum After {
 /// How many deliveries are sent again in a second once everybody hurries.
 const HURRIED: usize = 400;
 
+/// Over how long those are sent again that are put off once more.
+const HURRIED_AGAIN: Duration = Duration::from_secs(10);
+
 /// The rules of PROVIDERS.md, time `faster` times faster; `attempts` were made so far, this one included.
 fn after(sender: Sender, answer: Answer, attempts: u32, faster: u32) -> After {
     let scaled = |seconds: u64| After::Again(Duration::from_secs(seconds) / faster);
@@ -128,7 +131,7 @@ impl Providers {
             ledger.open += 1;
             ledger.deliveries
         };
-        let mut signed = None;
+        let (mut signed, mut hurried) = (None, false);
         for attempts in 1.. {
             let signs_anew = matches!(outgoing.sender, Sender::Plaid { signs_anew: true });
             let headers = match signed.take().filter(|_| !signs_anew) {
@@ -157,8 +160,10 @@ impl Providers {
             tokio::select! {
                 () = sleep(wait) => {}
                 over = async { hurry.wait_for(Option::is_some).await.ok().and_then(|over| *over) } => {
-                    let soon = over.unwrap_or(Duration::from_secs(1)).mul_f64(rand::rng().random_range(0.2..1.0));
-                    sleep(soon.min(wait)).await;
+                    // Who is put off once more is few by then, and need not wait for all the others again.
+                    let most = if std::mem::replace(&mut hurried, true) { HURRIED_AGAIN } else { Duration::MAX };
+                    let over = over.unwrap_or(Duration::from_secs(1)).min(most);
+                    sleep(over.mul_f64(rand::rng().random_range(0.2..1.0)).min(wait)).await;
                 }
             }
         }
