@@ -9,7 +9,7 @@ use finhook::crypto::UrlKeys;
 use finhook::domain::{UserId, WallClock};
 use finhook::providers::PROVIDERS;
 use rand::RngExt;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::deployment::Signers;
@@ -32,6 +32,10 @@ enum After {
 
 /// How many deliveries are sent again in a second once everybody hurries.
 const HURRIED: usize = 400;
+
+/// Requests of all providers together: fewer than a receiver takes at once, so that a 503 says something of what is behind
+/// it and nothing of a driver that was held up and caught up.
+const AT_ONCE: usize = 800;
 
 /// Over how long those are sent again that are put off once more.
 const HURRIED_AGAIN: Duration = Duration::from_secs(10);
@@ -78,6 +82,7 @@ pub struct Providers {
     faster: u32,
     /// Over how long what waits is sent again, once it is to hurry.
     hurry: watch::Sender<Option<Duration>>,
+    at_once: Semaphore,
     /// What they know.
     pub ledger: Rc<RefCell<Ledger>>,
 }
@@ -96,6 +101,7 @@ impl Providers {
             stale_is_fine: false,
             faster: 100,
             hurry: watch::Sender::new(None),
+            at_once: Semaphore::new(AT_ONCE),
             ledger: Rc::new(RefCell::new(ledger)),
         })
     }
@@ -138,8 +144,11 @@ impl Providers {
                 Some(headers) => headers,
                 None => self.sign(&mut outgoing),
             };
+            // It is never closed.
+            let place = self.at_once.acquire().await.expect("an open semaphore");
             let sent = Instant::now();
             let answer = self.post(&outgoing, &headers).await;
+            drop(place);
             signed = Some(headers);
             self.ledger.borrow_mut().answered(number, &outgoing, sent, answer);
             self.judge(outgoing.sender, answer);
