@@ -88,9 +88,9 @@ async fn preload(database: &str, events: u64) -> anyhow::Result<()> {
             format!(
                 "insert into event (id, occurred_at, received_at, processed_at, provider, state, dedup_key, kind, subject,
                     payload)
-                 select {event}, at, at, at, 'unit', 'applied', ({FIRST_EVENT} + n)::text::bytea, 'account.updated',
+                 select {event}, t, t, t, 'unit', 'applied', ({FIRST_EVENT} + n)::text::bytea, 'account.updated',
                     ({FIRST_CUSTOMER} + n / {PER_CUSTOMER})::text, decode(repeat(md5(n::text), 28), 'hex')
-                 from generate_series($1, $2) n, timestamptz '2026-01-01' at",
+                 from generate_series($1, $2) n, (select timestamptz '2026-01-01' as t) long_ago",
                 event = id(4, "n"),
             ),
         ),

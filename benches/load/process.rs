@@ -19,7 +19,9 @@ pub struct Finhook {
     pub public: String,
     /// `HOST:PORT` of the operators.
     pub ops: String,
-    /// From its start until it was ready.
+    /// When it was started.
+    pub started: Instant,
+    /// From then until it was ready.
     pub ready_after: Duration,
     client: reqwest::Client,
 }
@@ -34,7 +36,7 @@ impl Finhook {
         let began = Instant::now();
         let child = command.stdout(Stdio::null()).spawn().context("start finhook")?;
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
-        let mut started = Self { child, public, ops, ready_after: Duration::ZERO, client };
+        let mut started = Self { child, public, ops, started: began, ready_after: Duration::ZERO, client };
         loop {
             let answer = started.client.get(format!("http://{}/readyz", started.ops)).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
