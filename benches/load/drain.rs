@@ -133,7 +133,7 @@ async fn commit(database: &mut PgConnection, first: u64, payloads: &[&[u8]]) -> 
     query(
         "insert into \"user\" (id, external_id, created_at, updated_at)
          select new.id, new.name, $3, $3 from unnest($1::uuid[], $2::text[]) as new (id, name)
-         on conflict (external_id) do nothing",
+         on conflict do nothing",
     )
     .bind(&users)
     .bind(&names)
