@@ -81,11 +81,11 @@ impl Keep {
 
     /// What is kept of a member.
     fn of_member(&self, name: &str) -> Option<&Keep> {
-        let listed = |list: &'static [(&str, Keep)]| list.iter().find(|(kept, _)| *kept == name).map(|(_, keep)| keep);
+        let among = |list: &'static [(&str, Keep)]| list.iter().find(|(kept, _)| *kept == name).map(|(_, keep)| keep);
         match self {
             Keep::Whole => Some(&Keep::Whole),
-            Keep::Members(list) => listed(list),
-            Keep::Both(one, two) => listed(one).or_else(|| listed(two)),
+            Keep::Members(list) => among(list),
+            Keep::Both(one, two) => among(one).or_else(|| among(two)),
             Keep::Every(keep) => Some(keep),
             Keep::But(list) => match list.iter().find(|(named, _)| *named == name) {
                 Some((_, keep)) => keep.as_ref(),
