@@ -33,9 +33,10 @@ use crate::ops::delays::Delays;
 use crate::queue::QueueError;
 
 /// Both sides hang up after two silent intervals; the broker's own default of 60 s would leave a half-open socket
-/// unnoticed for two minutes (<https://www.rabbitmq.com/docs/heartbeats>). With four, a link that was forgotten on the
-/// way is replaced within the 10 s in which everything has to work again.
-const HEARTBEAT_SECONDS: u16 = 4;
+/// unnoticed for two minutes (<https://www.rabbitmq.com/docs/heartbeats>). The library looks every half interval, so it
+/// notices after two and a half at the latest: with three seconds, a link that was forgotten on the way is replaced within
+/// the 10 s in which everything has to work again.
+const HEARTBEAT_SECONDS: u16 = 3;
 
 /// 32 frames of this size are buffered in each direction; the default of 128 KiB would be 8 MiB for each connection.
 const FRAME_BYTES: u32 = 32 * 1024;
