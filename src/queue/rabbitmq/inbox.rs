@@ -131,6 +131,9 @@ impl Inbox {
                 }
             }
             arrived.await;
+            // Everybody whose request is here already goes first and shares the window; the runtime would otherwise turn to
+            // this lane at the first of them, and send a window of one.
+            tokio::task::yield_now().await;
         }
     }
 
