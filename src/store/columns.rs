@@ -352,6 +352,7 @@ impl OwnedAddressColumns {
 /// What decides between copies.
 #[derive(FromRow)]
 pub struct CopyColumns {
+    id: Id,
     provider: String,
     dedup_key: Vec<u8>,
     state: String,
@@ -363,6 +364,7 @@ impl CopyColumns {
     /// The copy that they are.
     pub fn read(self) -> Result<StoredCopy, StoreError> {
         Ok(StoredCopy {
+            id: self.id.0,
             key: (self.provider, DedupKey::from_stored(self.dedup_key)),
             state: state(&self.state)?,
             occurred_at: self.occurred_at.0,

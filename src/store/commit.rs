@@ -107,9 +107,12 @@ async fn dedup<'a>(
             }
         })
         .collect();
-    let inserted: HashSet<Uuid> = tables.insert_events(&rows, now).await?.into_iter().collect();
-    let known: Vec<EventKey> =
-        rows.iter().filter(|row| !inserted.contains(&row.id)).map(|row| row.key.clone()).collect();
+    let inserted = tables.insert_events(&rows, now).await?;
+    // Only where some were there already it has to be known which: a row that is stored under our id is ours.
+    let known: Vec<EventKey> = match inserted == rows.len() as u64 {
+        true => Vec::new(),
+        false => rows.iter().map(|row| row.key.clone()).collect(),
+    };
     let copies: HashMap<EventKey, StoredCopy> =
         tables.stored_copies(&known).await?.into_iter().map(|copy| (copy.key.clone(), copy)).collect();
 
@@ -117,14 +120,16 @@ async fn dedup<'a>(
     let mut outcomes: Vec<Outcome> = fates.iter().map(outcome).collect();
     let (mut counting, mut better) = (Vec::new(), Vec::new());
     for ((position, arriving), row) in candidates.into_iter().zip(rows) {
-        if !inserted.contains(&row.id) {
+        if !known.is_empty() {
             let Some(copy) = copies.get(&row.key) else {
                 return Err(StoreError { trouble: StoreTrouble::Conflict, what: "a stored event went away".into() });
             };
-            if !counts(arriving, copy) {
-                continue;
+            if copy.id != row.id {
+                if !counts(arriving, copy) {
+                    continue;
+                }
+                better.push(row.clone());
             }
-            better.push(row.clone());
         }
         if let Some(outcome) = outcomes.get_mut(position) {
             *outcome = Outcome::Stored(row.state);
@@ -208,9 +213,11 @@ async fn write(
     let mut changed = BTreeSet::new();
     let missing = fold.missing_users();
     if !missing.is_empty() {
-        tables.insert_users(&missing, now).await?;
-        let ids: Vec<UserId> = missing.into_iter().map(|user| user.external_id).collect();
-        let users = tables.users(&ids).await?;
+        let made: HashSet<Uuid> = tables.insert_users(&missing, now).await?.into_iter().collect();
+        // Where another worker was first, the row that is there counts.
+        let (mut users, others): (Vec<_>, Vec<_>) = missing.into_iter().partition(|user| made.contains(&user.id));
+        let others: Vec<UserId> = others.into_iter().map(|user| user.external_id).collect();
+        users.extend(tables.users(&others).await?);
         changed.extend(users.iter().map(|user| ("user", user.id)));
         fold.know_users(users);
     }

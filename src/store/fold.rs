@@ -203,10 +203,11 @@ impl Fold {
     }
 
     /// Which accounts have to be loaded: those that events name, and all of an integration whose owner or closing changed.
+    /// An integration that this transaction makes has none yet.
     pub fn wanted_accounts(&self, vault: &Vault) -> (Vec<(Uuid, Vec<u8>)>, Vec<Uuid>) {
         let mut wanted = BTreeSet::new();
         let mut whole = BTreeSet::new();
-        for ((service, _), subject) in &self.subjects {
+        for ((service, _), subject) in self.subjects.iter().filter(|(_, subject)| subject.loaded.is_some()) {
             for change in &subject.accounts {
                 wanted.insert((subject.row.id, account_index(vault, service, &change.external_id)));
             }

@@ -111,6 +111,8 @@ pub struct NewEvent {
 /// What a commit has to know of a stored copy to decide which counts.
 #[derive(Debug, Clone)]
 pub struct StoredCopy {
+    /// The row.
+    pub id: Uuid,
     /// Provider and dedup key.
     pub key: EventKey,
     /// Its state.

@@ -42,11 +42,11 @@ pub trait Tables: Send {
     /// The users of these external ids that have a row, soft-deleted ones too.
     async fn users(&mut self, external_ids: &[UserId]) -> Result<Vec<UserRow>, StoreError>;
 
-    /// Inserts users; one that is there already (another worker was first) is left as it is.
-    async fn insert_users(&mut self, users: &[UserRow], now: Timestamp) -> Result<(), StoreError>;
+    /// Inserts users; one that is there already (another worker was first) is left as it is. The ids of those that were not.
+    async fn insert_users(&mut self, users: &[UserRow], now: Timestamp) -> Result<Vec<Uuid>, StoreError>;
 
-    /// Inserts events whose key is new; the ids of those.
-    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<Uuid>, StoreError>;
+    /// Inserts events whose key is new; how many it were.
+    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<u64, StoreError>;
 
     /// The stored copies of these keys, locked until the transaction ends.
     async fn stored_copies(&mut self, keys: &[EventKey]) -> Result<Vec<StoredCopy>, StoreError>;

@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Postgres, Row, query, query_as, query_scalar};
+use sqlx::{Postgres, query, query_as, query_scalar};
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
@@ -121,8 +121,7 @@ macro_rules! insert_event_rows {
 const INSERT_EVENTS: &str = concat!(
     insert_event_rows!(),
     "
-    on conflict (provider, dedup_key) do nothing
-    returning id"
+    on conflict (provider, dedup_key) do nothing"
 );
 
 const BURY: &str = "
@@ -145,7 +144,7 @@ const UPDATE_EVENTS: &str = "
     where event.provider = new.provider and event.dedup_key = new.dedup_key";
 
 const STORED_COPIES: &str = "
-    select e.provider, e.dedup_key, e.state, e.occurred_at, e.received_at
+    select e.id, e.provider, e.dedup_key, e.state, e.occurred_at, e.received_at
     from unnest($1::text[], $2::bytea[]) as wanted (provider, dedup_key)
     join event e on e.provider = wanted.provider and e.dedup_key = wanted.dedup_key
     order by e.provider, e.dedup_key
@@ -426,29 +425,27 @@ impl Tables for PgTables<'_> {
         self.load("load users", statement, UserColumns::read).await
     }
 
-    async fn insert_users(&mut self, users: &[UserRow], now: Timestamp) -> Result<(), StoreError> {
+    async fn insert_users(&mut self, users: &[UserRow], now: Timestamp) -> Result<Vec<Uuid>, StoreError> {
         if users.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let statement = query(
+        let statement = query_scalar(
             r#"insert into "user" (id, external_id, created_at, updated_at)
                select new.id, new.external_id, $3, $3 from unnest($1::uuid[], $2::text[]) as new (id, external_id)
-               on conflict (external_id) do nothing"#,
+               on conflict (external_id) do nothing
+               returning id"#,
         )
         .bind(column!(users, |user| user.id))
         .bind(column!(users, |user| user.external_id.as_str()))
         .bind(naive(now));
-        self.run("insert users", statement).await.map(drop)
+        statement.fetch_all(&mut *self.connection).await.map_err(errors::of("insert users"))
     }
 
-    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<Uuid>, StoreError> {
+    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<u64, StoreError> {
         if events.is_empty() {
-            return Ok(Vec::new());
+            return Ok(0);
         }
-        let statement = bind_events(query(INSERT_EVENTS), events, now);
-        let doing = "insert events";
-        let rows = statement.fetch_all(&mut *self.connection).await.map_err(errors::of(doing))?;
-        rows.iter().map(|row| row.try_get(0).map_err(errors::of(doing))).collect()
+        self.run("insert events", bind_events(query(INSERT_EVENTS), events, now)).await
     }
 
     async fn stored_copies(&mut self, keys: &[EventKey]) -> Result<Vec<StoredCopy>, StoreError> {

@@ -65,15 +65,17 @@ const USERS: (&str, &str) = (
     r#") select u.id, u.external_id from wanted cross join "user" u on u.external_id = wanted.external_id"#,
 );
 
-const INSERT_USERS: (&str, &str) =
-    (r#"insert into "user" (id, external_id, created_at, updated_at)"#, " on conflict (external_id) do nothing");
+const INSERT_USERS: (&str, &str) = (
+    r#"insert into "user" (id, external_id, created_at, updated_at)"#,
+    " on conflict (external_id) do nothing returning id",
+);
 
 /// The columns that [`bind_event`] binds.
 pub const INSERT_EVENTS: &str =
     "insert into event (id, occurred_at, received_at, processed_at, next_attempt_at, attempts,
     provider, state, dedup_key, kind, subject, reason, payload, user_mark)";
 
-const INSERT_NEW_EVENTS: (&str, &str) = (INSERT_EVENTS, " on conflict (provider, dedup_key) do nothing returning id");
+const INSERT_NEW_EVENTS: (&str, &str) = (INSERT_EVENTS, " on conflict (provider, dedup_key) do nothing");
 
 const UPDATE_EVENTS: (&str, &str) = (
     "with new (id, occurred_at, received_at, processed_at, next_attempt_at, attempts, provider, state, dedup_key, kind,
@@ -116,7 +118,7 @@ const LIFT_SUBJECTS: (&str, &str) = ("delete from tombstone where mark in (", ")
 const STORED_COPIES: (&str, &str) = (
     "with wanted (provider, dedup_key) as (",
     ")
-    select e.provider, e.dedup_key, e.state, e.occurred_at, e.received_at
+    select e.id, e.provider, e.dedup_key, e.state, e.occurred_at, e.received_at
     from wanted cross join event e on e.provider = wanted.provider and e.dedup_key = wanted.dedup_key",
 );
 
@@ -396,17 +398,17 @@ impl Tables for SqliteTables<'_> {
         load(self.connection, "load users", USERS, external_ids, bind, UserColumns::read).await
     }
 
-    async fn insert_users(&mut self, users: &[UserRow], now: Timestamp) -> Result<(), StoreError> {
+    async fn insert_users(&mut self, users: &[UserRow], now: Timestamp) -> Result<Vec<Uuid>, StoreError> {
         let bind = |values: &mut Values<'_>, (user, now): &Timed<'_, UserRow>| {
             values.push_bind(user.id.hyphenated()).push_bind(user.external_id.as_str());
             values.push_bind(now.micros()).push_bind(now.micros());
         };
-        execute(self.connection, "insert users", INSERT_USERS, &timed(users, now), bind).await.map(drop)
+        let read = |(id,): (Id,)| Ok(id.0);
+        load(self.connection, "insert users", INSERT_USERS, &timed(users, now), bind, read).await
     }
 
-    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<Vec<Uuid>, StoreError> {
-        let read = |(id,): (Id,)| Ok(id.0);
-        load(self.connection, "insert events", INSERT_NEW_EVENTS, &timed(events, now), bind_event, read).await
+    async fn insert_events(&mut self, events: &[NewEvent], now: Timestamp) -> Result<u64, StoreError> {
+        execute(self.connection, "insert events", INSERT_NEW_EVENTS, &timed(events, now), bind_event).await
     }
 
     async fn stored_copies(&mut self, keys: &[EventKey]) -> Result<Vec<StoredCopy>, StoreError> {
