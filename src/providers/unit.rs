@@ -197,7 +197,7 @@ impl UnitReader {
         };
         let key = event_id.as_deref().ok().map(DedupKey::from_id);
         let joint = subjects.len() > 1;
-        let stated = attributes.and_then(|it| it.get(&["createdAt"])?.text()).and_then(|text| Timestamp::parse(&text));
+        let stated = element.created_at.and_then(Json::text).and_then(|text| Timestamp::parse(&text));
         let problem = event_id.err().or(kind.as_ref().err().cloned()).or(customers.err());
         let event = |(index, subject): (usize, Option<String>)| {
             let meaning = match &problem {
@@ -235,7 +235,11 @@ fn account_status(lower: &str) -> Option<Option<StatusChange>> {
 
 /// The parts of one event.
 struct Element<'a> {
-    attributes: Option<Json<'a>>,
+    created_at: Option<Json<'a>>,
+    tags: Option<Json<'a>>,
+    close_reason: Option<Json<'a>>,
+    freeze_reason: Option<Json<'a>>,
+    archive_reason: Option<Json<'a>>,
     account: Related<'a>,
     customer: Related<'a>,
     customers: Related<'a>,
@@ -255,26 +259,28 @@ impl<'a> Related<'a> {
 
 impl<'a> Element<'a> {
     fn new(attributes: Option<Json<'a>>, relationships: Option<Json<'a>>, user_tag: &'a str) -> Self {
+        let named = ["createdAt", "tags", "closeReason", "freezeReason", "archiveReason"];
+        let [created_at, tags, close_reason, freeze_reason, archive_reason] =
+            attributes.map(|attributes| attributes.pick(named)).unwrap_or_default();
         let named = relationships.map(|them| them.pick(["account", "customer", "customers"])).unwrap_or_default();
         let [account, customer, customers] = named.map(|named| Related(named.and_then(|named| named.get(&["data"]))));
-        Self { attributes, account, customer, customers, user_tag }
+        Self { created_at, tags, close_reason, freeze_reason, archive_reason, account, customer, customers, user_tag }
     }
 
     fn meaning(&self, lower: &str, subject: Option<&String>, joint: bool) -> Result<Meaning, Reason> {
-        let reason = |name: &str| self.attributes.and_then(|attributes| attributes.get(&[name])?.text());
         let effect = match lower {
             "application.approved" | "customer.created" => {
                 Effect::status(StatusChange::open("active")).owned(self.tagged(Rank::Payload)?)
             }
             "customer.updated" => Effect::touch().owned(self.tagged(Rank::Payload)?),
-            "customer.archived" => {
-                Effect::status(StatusChange::closing("archived").because(reason("archiveReason").as_deref()))
-            }
+            "customer.archived" => Effect::status(
+                StatusChange::closing("archived").because(self.archive_reason.and_then(Json::text).as_deref()),
+            ),
             _ => {
                 let Some(status) = account_status(lower) else { return Ok(Meaning::Record(None)) };
                 let why = match lower {
-                    "account.closed" => reason("closeReason"),
-                    "account.frozen" => reason("freezeReason"),
+                    "account.closed" => self.close_reason.and_then(Json::text),
+                    "account.frozen" => self.freeze_reason.and_then(Json::text),
                     _ => None,
                 };
                 let account = self.account.items().next().and_then(|related| related.get(&["id"]));
@@ -302,7 +308,7 @@ impl<'a> Element<'a> {
 
     /// The claim of the tag that holds our user id.
     fn tagged(&self, rank: Rank) -> Result<Option<Claim>, Reason> {
-        let tag = self.attributes.and_then(|attributes| attributes.get(&["tags", self.user_tag]));
+        let tag = self.tags.and_then(|tags| tags.get(&[self.user_tag]));
         let user = user_id(tag, "/attributes/tags")?;
         Ok(user.map(|user| Claim { user: UserId(user), rank }))
     }
