@@ -1,5 +1,6 @@
 //! The floor of the worker: consumes and acks the same messages, and runs bare multi-row statements that leave the same
-//! number of rows in the same tables with the same indexes. It opens, reads and decides nothing.
+//! number of rows in the same tables with the same indexes, and values in the columns where finhook leaves some. It opens,
+//! reads and decides nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -112,23 +113,30 @@ async fn commit(database: &mut PgConnection, first: u64, payloads: &[&[u8]]) -> 
         numbers.iter().filter_map(|number| Some((traffic::account(*number)?, traffic::customer(*number)))).collect();
     let indexes: Vec<Vec<u8>> = accounts.iter().map(|(account, _)| index(*account)).collect();
     let sealed: Vec<String> = accounts.iter().map(|_| "f".repeat(83)).collect();
+    let marks: Vec<Option<Vec<u8>>> = numbers
+        .iter()
+        .map(|n| (traffic::kind(*n) == "customer.created").then(|| index(traffic::customer(*n))))
+        .collect();
+    // A register's clock: when, and by which event.
+    let at = i64::try_from(now.unix_timestamp_nanos() / 1_000)?;
+    let key = |of: u64| of.to_string().into_bytes();
     let mut transaction = database.begin().await?;
     query(
         "insert into event (id, occurred_at, received_at, processed_at, attempts, provider, state, dedup_key, kind,
-            subject, payload)
-         select new.id, $7, $7, $7, 0, 'unit', 'applied', new.dedup_key, new.kind, new.subject, new.payload
-         from unnest($1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::bytea[], $6::bool[])
-            as new (id, dedup_key, kind, subject, payload, filler)
-         on conflict (provider, dedup_key) do nothing returning dedup_key",
+            subject, payload, user_mark)
+         select new.id, $7, $7, $7, 0, 'unit', 'applied', new.dedup_key, new.kind, new.subject, new.payload, new.mark
+         from unnest($1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])
+            as new (id, dedup_key, kind, subject, payload, mark)
+         on conflict (provider, dedup_key) do nothing",
     )
     .bind(numbers.iter().map(|_| Uuid::now_v7()).collect::<Vec<_>>())
     .bind(numbers.iter().map(|n| traffic::event(*n).to_string().into_bytes()).collect::<Vec<_>>())
     .bind(numbers.iter().map(|n| traffic::kind(*n)).collect::<Vec<_>>())
     .bind(numbers.iter().map(|n| traffic::customer(*n).to_string()).collect::<Vec<_>>())
     .bind(payloads)
-    .bind(vec![true; numbers.len()])
+    .bind(&marks)
     .bind(now)
-    .fetch_all(&mut *transaction)
+    .execute(&mut *transaction)
     .await?;
     query(
         "insert into \"user\" (id, external_id, created_at, updated_at)
@@ -141,22 +149,25 @@ async fn commit(database: &mut PgConnection, first: u64, payloads: &[&[u8]]) -> 
     .execute(&mut *transaction)
     .await?;
     query(
-        "insert into integration (id, service, external_id, user_id, owner_rank, observed_at, created_at, updated_at)
-         select new.id, 'unit', new.subject, new.id, 2, $3, $3, $3
-         from unnest($1::uuid[], $2::text[]) as new (id, subject)
+        "insert into integration (id, service, external_id, user_id, owner_rank, owner_at, owner_key, status, status_at,
+            status_key, observed_at, created_at, updated_at)
+         select new.id, 'unit', new.subject, new.id, 2, $4, new.key, 'active', $4, new.key, $3, $3, $3
+         from unnest($1::uuid[], $2::text[], $5::bytea[]) as new (id, subject, key)
          on conflict (service, external_id) do update
          set observed_at = excluded.observed_at, updated_at = excluded.updated_at",
     )
     .bind(&users)
     .bind(&subjects)
     .bind(naive)
+    .bind(at)
+    .bind(customers.iter().map(|customer| key(*customer)).collect::<Vec<_>>())
     .execute(&mut *transaction)
     .await?;
     query(
-        "insert into account (id, integration_id, user_id, external_id_index, baas_id_index, external_id, baas_id,
-            observed_at, created_at, updated_at)
-         select new.id, new.owner, new.owner, new.place, new.place, new.sealed, new.sealed, $5, $5, $5
-         from unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[]) as new (id, owner, place, sealed)
+        "insert into account (id, integration_id, user_id, external_id_index, baas_id_index, external_id, baas_id, status,
+            status_at, status_key, observed_at, created_at, updated_at)
+         select new.id, new.owner, new.owner, new.place, new.place, new.sealed, new.sealed, 'open', $6, new.key, $5, $5, $5
+         from unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[], $7::bytea[]) as new (id, owner, place, sealed, key)
          on conflict (integration_id, external_id_index) do update
          set observed_at = excluded.observed_at, updated_at = excluded.updated_at",
     )
@@ -165,6 +176,8 @@ async fn commit(database: &mut PgConnection, first: u64, payloads: &[&[u8]]) -> 
     .bind(&indexes)
     .bind(&sealed)
     .bind(naive)
+    .bind(at)
+    .bind(accounts.iter().map(|(account, _)| key(*account)).collect::<Vec<_>>())
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;

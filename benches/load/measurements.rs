@@ -191,7 +191,9 @@ async fn until_committed(worker: &Finhook, count: u64, began: Instant) -> anyhow
             return Ok(Drained { messages: count, seconds: began.elapsed().as_secs_f64() });
         }
         ensure!(began.elapsed() < PATIENCE, "{events} of {count} events were committed in time");
-        tokio::time::sleep(Duration::from_millis(25)).await;
+        // To be asked costs a worker some of the time that is measured; only near the end it matters when exactly.
+        let pause = if events < count as f64 * 0.9 { 250 } else { 25 };
+        tokio::time::sleep(Duration::from_millis(pause)).await;
     }
 }
 
