@@ -146,14 +146,6 @@ impl Writer {
                 count = requests.recv_many(&mut group, GROUP) => open = count > 0,
                 () = self.settlements.wanted() => {}
             }
-            // Everybody who is about to publish goes first and shares the fsync; the runtime would otherwise turn to this
-            // task at the first of them, for a group of one.
-            tokio::task::yield_now().await;
-            while group.len() < GROUP
-                && let Ok(request) = requests.try_recv()
-            {
-                group.push(request);
-            }
             // Whoever asks for a flush settled before: taken in this order, the flush covers it.
             let flushes = locked(&self.settlements.flushes).as_mut().map(std::mem::take).unwrap_or_default();
             let settled = std::mem::take(&mut *locked(&self.settlements.waiting));
