@@ -78,6 +78,12 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             // What is deleted is overwritten: a forgotten user's id does not stay in a free page.
             .pragma("secure_delete", "on")
+            // What a statement needs to be undone by itself would otherwise go through a file beside the log.
+            .pragma("temp_store", "memory")
+            // Pages that one commit after the other changes, those of the indexes, are kept (in KiB), and taken over into
+            // the file once for many commits (in pages).
+            .pragma("cache_size", "-8192")
+            .pragma("wal_autocheckpoint", "4000")
             // After a burst the log is cut back to this instead of keeping the space.
             .pragma("journal_size_limit", "67108864");
         let writer = without_upkeep(SqlitePoolOptions::new())
