@@ -73,10 +73,11 @@ fn without_needless_tls(connect: PgConnectOptions) -> PgConnectOptions {
     }
 }
 
-/// Every statement of a commit finds its rows by key, and is planned once per connection. A plan that was made while the
-/// tables were small, or never analysed, would read them whole ever after: it may only go through an index, row by row.
-const BEGIN_BY_KEY: &str =
-    "begin; set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off";
+/// Every statement of a commit finds its rows by key, and is planned once per connection: the server would otherwise plan
+/// many of them anew for each batch. A plan that was made while the tables were small, or never analysed, would read them
+/// whole ever after: it may only go through an index, row by row.
+const BEGIN_BY_KEY: &str = "begin; set local plan_cache_mode = force_generic_plan; \
+    set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off";
 
 impl Postgres {
     /// Reads the address and prepares a pool of at most `connections`. Connects lazily: a database that is away at start is

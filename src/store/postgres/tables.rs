@@ -104,17 +104,15 @@ const INTEGRATIONS: &str = r#"
     order by i.service, i.external_id
     for no key update of i"#;
 
+/// `unnest` in the list of columns and not in `from`, where each array would go through a temporary store of its own.
 macro_rules! insert_event_rows {
     () => {
         "
     insert into event (id, occurred_at, received_at, processed_at, next_attempt_at, attempts, provider, state, dedup_key,
         kind, subject, reason, payload, user_mark)
-    select new.id, new.occurred_at, new.received_at, $13, new.next_attempt_at, new.attempts, new.provider, new.state,
-        new.dedup_key, new.kind, new.subject, new.reason, new.payload, new.user_mark
-    from unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::int[], $6::text[], $7::text[],
-        $8::bytea[], $9::text[], $10::text[], $11::text[], $12::bytea[], $14::bytea[])
-        as new (id, occurred_at, received_at, next_attempt_at, attempts, provider, state, dedup_key, kind, subject, reason,
-            payload, user_mark)"
+    select unnest($1::uuid[]), unnest($2::timestamptz[]), unnest($3::timestamptz[]), $13::timestamptz,
+        unnest($4::timestamptz[]), unnest($5::int[]), unnest($6::text[]), unnest($7::text[]), unnest($8::bytea[]),
+        unnest($9::text[]), unnest($10::text[]), unnest($11::text[]), unnest($12::bytea[]), unnest($14::bytea[])"
     };
 }
 
