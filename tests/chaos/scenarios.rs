@@ -384,6 +384,10 @@ async fn away(stage: &mut Stage, servers: &mut Servers, expected: Answer) -> any
         broker_again(stage, servers).await?;
         stage.longest_absence = stage.longest_absence.max(killed.elapsed());
         stage.back("broker", BOTH);
+        // Whoever is refused until finhook has taken up again is refused in this outage, and not in a calm.
+        while stage.recovers() && !stage.left().is_zero() {
+            sleep(Duration::from_millis(20)).await;
+        }
         // What was on its way when the broker died is not yet sent during its absence.
         let from = if spooling { killed } else { killed + Duration::from_millis(200) };
         if let Some(wrong) = during(stage, from, starting, expected) {

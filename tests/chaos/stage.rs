@@ -311,6 +311,11 @@ impl Stage {
         say(&format!("  {:>8.1} s before the end: {what} is back", self.left().as_secs_f64()));
     }
 
+    /// Whether something is back and finhook has not taken up again yet.
+    pub fn recovers(&self) -> bool {
+        self.providers.ledger.borrow().recovery.outstanding().is_some()
+    }
+
     /// How much time is left for faults.
     pub fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
@@ -319,8 +324,7 @@ impl Stage {
     /// Ends the load, lets everything drain, reckons, stops the processes.
     pub async fn finish(mut self, servers: &Servers, node: usize) -> anyhow::Result<Outcome> {
         let (least, most) = (Instant::now() + TAIL.0, Instant::now() + TAIL.1);
-        let recovers = || self.providers.ledger.borrow().recovery.outstanding().is_some();
-        while Instant::now() < least || (Instant::now() < most && recovers()) {
+        while Instant::now() < least || (Instant::now() < most && self.recovers()) {
             sleep(Duration::from_millis(50)).await;
         }
         self.loading.set(false);
