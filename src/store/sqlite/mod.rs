@@ -78,8 +78,6 @@ impl Sqlite {
             .synchronous(SqliteSynchronous::Full)
             // What is deleted is overwritten: a forgotten user's id does not stay in a free page.
             .pragma("secure_delete", "on")
-            // What a statement needs to be undone by itself would otherwise go through a file beside the log.
-            .pragma("temp_store", "memory")
             // Pages that one commit after the other changes, those of the indexes, are kept (in KiB), and taken over into
             // the file once for many commits (in pages).
             .pragma("cache_size", "-8192")
