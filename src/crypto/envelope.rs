@@ -155,6 +155,7 @@ pub(super) fn write_plaintext(delivery: &Delivery, buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(&[0; 4]);
     // Text and numbers always have a JSON form, and writing to memory does not fail.
     serde_json::to_writer(&mut *buffer, &head).expect("a head has a JSON form");
+    // A head has ids, times and the user of a URL's token: a few hundred bytes, and a request's own head has its limit.
     let length = u32::try_from(buffer.len() - length_at - 4).expect("a head below 4 GiB");
     if let Some(place) = buffer.get_mut(length_at..length_at + 4) {
         place.copy_from_slice(&length.to_be_bytes());
