@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::watch::{Intake, PendingNow, QueueNow, RETRYING, Snapshot, Watch, Work};
 use crate::domain::{EventState, ProviderName, Timestamp, WallClock};
+use crate::ops::delays::Delays;
 use crate::ops::meter::Second;
 use crate::ops::metrics::{self, Direction, Observed, QueueState};
 use crate::ops::readiness::{Check, Readiness};
@@ -26,11 +27,33 @@ use crate::store::{Pending, Store, StoreError, Vault};
 /// How often it looks.
 pub const EVERY: Duration = Duration::from_secs(5);
 
+/// How soon it looks again when there was no answer; later and later, up to [`EVERY`].
+const SOON: Duration = Duration::from_millis(20);
+
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The states in which events wait for something.
 const WAITING: [EventState; 3] = [EventState::Unlinked, EventState::Retrying, EventState::Dead];
+
+/// When it looks again: soon while there is no answer, because a process that starts is not ready before the first one, and
+/// one whose broker or database was away not before the next.
+pub(super) struct Pace(Delays);
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self(Delays::new(SOON, EVERY))
+    }
+
+    /// How long to wait after a look.
+    pub(super) fn after(&mut self, answered: bool) -> Duration {
+        if answered {
+            self.0.reset();
+            return EVERY;
+        }
+        self.0.after_failure()
+    }
+}
 
 /// What is looked at, and who is told.
 pub struct Observer {
@@ -95,12 +118,14 @@ impl Observer {
     /// Looks until it is stopped.
     pub async fn run(&self, stop: CancellationToken) {
         let looking = async {
+            let mut pace = Pace::new();
             loop {
                 // Nobody starts this task again: a panic is this look's failure, not the end of all of them.
-                if AssertUnwindSafe(self.look()).catch_unwind().await.is_err() {
+                let answered = AssertUnwindSafe(self.look()).catch_unwind().await.unwrap_or_else(|_| {
                     tracing::error!("a look at queues and tables panicked; the next one follows");
-                }
-                tokio::time::sleep(EVERY).await;
+                    false
+                });
+                tokio::time::sleep(pace.after(answered)).await;
             }
         };
         tokio::select! {
@@ -109,8 +134,8 @@ impl Observer {
         }
     }
 
-    /// One look.
-    pub async fn look(&self) {
+    /// One look; whether everything that was asked answered.
+    pub async fn look(&self) -> bool {
         let (depths, tables) = tokio::join!(self.depths(), self.tables());
         let now = self.clock.now();
         let before = self.watch.now();
@@ -122,6 +147,7 @@ impl Observer {
                 check.ok();
             }
         }
+        let all_answered = depths.is_ok() && (tables.is_some() || self.works.is_none());
         let (pending, pending_at) = match tables {
             Some(rows) => (pending(&rows, now), Some(now)),
             None => (before.pending.iter().map(|seen| aged(seen, now)).collect(), before.pending_at),
@@ -149,6 +175,7 @@ impl Observer {
             metrics::ready(check.name, check.ok);
         }
         self.watch.show(snapshot, answered);
+        all_answered
     }
 
     /// What stands in the queues; else why that cannot be known, in our words.

@@ -11,7 +11,7 @@ use super::bench::{Bench, about, received_at, rings, vault};
 use crate::crypto::SealedDelivery;
 use crate::domain::{EventState, Timestamp};
 use crate::ops::readiness::Readiness;
-use crate::pipeline::observe::Observer;
+use crate::pipeline::observe::{EVERY, Observer, Pace};
 use crate::pipeline::watch::{PendingNow, QueueNow, Watch};
 use crate::queue::{Consumer, Depth, PublishError, Queue, QueueError};
 use crate::store::contract::on_both;
@@ -244,4 +244,25 @@ async fn a_process_that_only_receives_says_nothing_of_a_lag_that_it_cannot_know(
     assert_eq!(shown["at"], "2023-11-14T22:31:00Z");
     assert_eq!(shown["queues"][0]["ready"], 3);
     assert!(shown["pending_at"].is_null() && shown["intake"]["accepted_per_second"].is_f64());
+}
+
+#[tokio::test]
+async fn a_look_says_whether_the_queue_answered() {
+    let clock = crate::domain::WallClock::held(received_at());
+    let (watch, queue) = (Watch::new(clock.now()), Told::new());
+    let observer = Observer::new(watch, queue.clone(), true, Readiness::new(clock.clone()), clock);
+    queue.goes_away();
+    assert!(!observer.look().await);
+    queue.holds(3);
+    assert!(observer.look().await);
+}
+
+#[test]
+fn what_does_not_answer_is_asked_again_soon_and_later_and_later() {
+    let mut pace = Pace::new();
+    assert!(pace.after(false) < Duration::from_millis(100));
+    let all: Vec<_> = (0..100).map(|_| pace.after(false)).collect();
+    assert!(all.iter().all(|wait| *wait <= EVERY) && all[50..].iter().all(|wait| *wait >= EVERY / 2));
+    assert_eq!(pace.after(true), EVERY);
+    assert!(pace.after(false) < Duration::from_millis(100));
 }
