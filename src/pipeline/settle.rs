@@ -93,9 +93,9 @@ impl Settler {
         // Portions and halves wait on a stack and not in recursion.
         let mut pending = portions(items);
         let mut settled = Settled::Done;
-        while let Some(mut items) = pending.pop() {
+        while let Some(items) = pending.pop() {
             let attempts: Vec<u32> = items.iter().map(|item| item.attempts).collect();
-            let events = items.drain(..).map(|item| item.arriving).collect();
+            let events = items.into_iter().map(|item| item.arriving).collect();
             let batch = Batch { events, ..Batch::default() };
             match self.commit(&batch).await {
                 Ok(committed) => {

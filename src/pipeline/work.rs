@@ -20,7 +20,7 @@ use super::watch::Watch;
 use crate::domain::Timestamp;
 use crate::ops::delays::Delays;
 use crate::queue::{Consumer, Queue, QueueError, Received, Token};
-use crate::store::Store;
+use crate::store::{Arriving, Store};
 
 /// After so many deliveries of one message it is a suspect: it may be what kills the worker.
 const SUSPECT_AFTER: u32 = 3;
@@ -37,8 +37,8 @@ pub struct BatchSize {
 /// The most bytes of messages that are opened at once: what is read from them takes several times as much.
 const PORTION_BYTES: usize = 4 << 20;
 
-/// Up to so many bytes are opened and read on the spot; more would keep the runtime from its heartbeats.
-const INLINE_BYTES: usize = 128 << 10;
+/// After so many bytes that were opened and read the runtime gets its turn: its heartbeats must not wait for a batch.
+const TURN_BYTES: usize = 128 << 10;
 
 /// How many messages may be settled together with one that was delivered `redeliveries` times before. A worker that is
 /// killed adds one to everything that it held, so most suspects are innocent: the circle gets narrower step by step.
@@ -82,27 +82,29 @@ struct Portion {
     seen: BTreeMap<(Arc<str>, u32), Timestamp>,
 }
 
-fn read(desk: &Desk, portion: Vec<Received>) -> Portion {
-    let mut read = Portion {
-        items: Vec::with_capacity(portion.len()),
-        tokens: Vec::with_capacity(portion.len()),
-        newest: BTreeMap::new(),
-        seen: BTreeMap::new(),
-    };
-    for received in portion {
-        let events = desk.arriving(&received);
+impl Portion {
+    fn with_room_for(messages: usize) -> Self {
+        Self {
+            items: Vec::with_capacity(messages),
+            tokens: Vec::with_capacity(messages),
+            newest: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a message, which came under a key of ours if there is one, and its events.
+    fn add(&mut self, received: Received, key: Option<u32>, events: Vec<Arriving>) {
         if let Some(at) = events.first().map(|arriving| arriving.event.received_at) {
-            if let Some(key) = desk.key_seen(&received) {
-                let newest = read.seen.entry((received.queue.clone(), key)).or_insert(at);
+            if let Some(key) = key {
+                let newest = self.seen.entry((received.queue.clone(), key)).or_insert(at);
                 *newest = at.max(*newest);
             }
-            let newest = read.newest.entry(received.queue).or_insert(at);
+            let newest = self.newest.entry(received.queue).or_insert(at);
             *newest = at.max(*newest);
         }
-        read.items.extend(events.into_iter().map(|arriving| Item { arriving, attempts: 0 }));
-        read.tokens.push(received.token);
+        self.items.extend(events.into_iter().map(|arriving| Item { arriving, attempts: 0 }));
+        self.tokens.push(received.token);
     }
-    read
 }
 
 /// One worker: one consumer, one transaction at a time.
@@ -221,14 +223,36 @@ impl Worker {
         Ok(settled)
     }
 
-    /// Opens and reads a portion, a large one beside the runtime.
+    /// Opens and reads a portion.
     async fn read(&self, portion: Vec<Received>) -> Portion {
-        let bytes: usize = portion.iter().map(|received| received.body.len()).sum();
-        if bytes <= INLINE_BYTES {
-            return read(&self.desk, portion);
+        let mut read = Portion::with_room_for(portion.len());
+        let mut bytes = 0;
+        for received in portion {
+            bytes += received.body.len();
+            if bytes > TURN_BYTES {
+                bytes = received.body.len();
+                tokio::task::yield_now().await;
+            }
+            let (received, events) = if received.body.len() > TURN_BYTES {
+                self.read_beside(received).await
+            } else {
+                let events = self.desk.arriving(&received);
+                (received, events)
+            };
+            let key = self.desk.key_seen(&received);
+            read.add(received, key, events);
         }
+        read
+    }
+
+    /// Opens and reads a large message beside the runtime.
+    async fn read_beside(&self, received: Received) -> (Received, Vec<Arriving>) {
         let desk = self.desk.clone();
-        match tokio::task::spawn_blocking(move || read(&desk, portion)).await {
+        let read = tokio::task::spawn_blocking(move || {
+            let events = desk.arriving(&received);
+            (received, events)
+        });
+        match read.await {
             Ok(read) => read,
             // Readers' panics are caught where they happen; another one ends this worker, which is started again.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
