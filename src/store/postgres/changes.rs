@@ -25,7 +25,7 @@ static FULL: AtomicBool = AtomicBool::new(false);
 pub async fn notify(connection: &mut PgConnection, rows: &[(&'static str, Uuid)]) -> Result<(), StoreError> {
     let messages: Vec<String> = rows.iter().map(|(table, id)| changed::message(table, *id)).collect();
     let told = query(
-        "select pg_notify('finhook_changes', new.message) from unnest($1::text[]) as new (message)
+        "select pg_notify('finhook_changes', unnest($1::text[]))
          where (select pg_notification_queue_usage()) < 0.9",
     )
     .bind(&messages)

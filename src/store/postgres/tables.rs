@@ -7,7 +7,7 @@
 use async_trait::async_trait;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::{Query, QueryAs};
-use sqlx::{Postgres, query, query_as, query_scalar};
+use sqlx::{Arguments, Postgres, SqlSafeStr, query, query_as, query_scalar, query_with};
 use time::{OffsetDateTime, PrimitiveDateTime};
 use uuid::Uuid;
 
@@ -104,7 +104,8 @@ const INTEGRATIONS: &str = r#"
     order by i.service, i.external_id
     for no key update of i"#;
 
-/// `unnest` in the list of columns and not in `from`, where each array would go through a temporary store of its own.
+/// What inserts rows has `unnest` in its list of columns and not in `from`, where each array would go through a temporary
+/// store of its own.
 macro_rules! insert_event_rows {
     () => {
         "
@@ -161,11 +162,12 @@ const INSERT_INTEGRATIONS: &str = "
         status_final, status_at, status_key, deleted_at, closing_status, closing_final, closing_at, closing_key, email,
         email_verified, email_at, email_key, authorization_at, authorization_key, observed_at, authorization_id,
         created_at, updated_at)
-    select new.*, $26, $26
-    from unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::smallint[], $6::bigint[], $7::bytea[], $8::text[],
-        $9::text[], $10::bool[], $11::bigint[], $12::bytea[], $13::timestamp[], $14::text[], $15::bool[], $16::bigint[],
-        $17::bytea[], $18::text[], $19::bool[], $20::bigint[], $21::bytea[], $22::bigint[], $23::bytea[],
-        $24::timestamp[], $25::text[]) as new
+    select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::uuid[]), unnest($5::smallint[]),
+        unnest($6::bigint[]), unnest($7::bytea[]), unnest($8::text[]), unnest($9::text[]), unnest($10::bool[]),
+        unnest($11::bigint[]), unnest($12::bytea[]), unnest($13::timestamp[]), unnest($14::text[]), unnest($15::bool[]),
+        unnest($16::bigint[]), unnest($17::bytea[]), unnest($18::text[]), unnest($19::bool[]), unnest($20::bigint[]),
+        unnest($21::bytea[]), unnest($22::bigint[]), unnest($23::bytea[]), unnest($24::timestamp[]), unnest($25::text[]),
+        $26::timestamp, $26::timestamp
     on conflict do nothing";
 
 const UPDATE_INTEGRATIONS: &str = "
@@ -210,9 +212,9 @@ const ACCOUNTS: &str = "
 const INSERT_ACCOUNTS: &str = "
     insert into account (id, integration_id, user_id, external_id_index, baas_id_index, status, status_reason, status_at,
         status_key, deleted_at, observed_at, external_id, baas_id, created_at, updated_at)
-    select new.*, $14, $14
-    from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::bytea[], $6::text[], $7::text[], $8::bigint[],
-        $9::bytea[], $10::timestamp[], $11::timestamp[], $12::text[], $13::text[]) as new
+    select unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::uuid[]), unnest($4::bytea[]), unnest($5::bytea[]),
+        unnest($6::text[]), unnest($7::text[]), unnest($8::bigint[]), unnest($9::bytea[]), unnest($10::timestamp[]),
+        unnest($11::timestamp[]), unnest($12::text[]), unnest($13::text[]), $14::timestamp, $14::timestamp
     on conflict (integration_id, external_id_index) do nothing";
 
 const UPDATE_ACCOUNTS: &str = "
@@ -255,9 +257,15 @@ const WRITE_USER_ADDRESSES: &str = r#"
         as new (id, email, email_verified, email_at, email_key)
     where "user".id = new.id"#;
 
+/// A row's columns in a statement, all but its payload.
+const EVENT_BYTES: usize = 256;
+
 /// Binds the columns that [`INSERT_EVENTS`] and [`UPDATE_EVENTS`] unnest.
-pub fn bind_events<'q>(statement: PgQuery<'q>, events: &[NewEvent], now: Timestamp) -> PgQuery<'q> {
-    statement
+pub fn bind_events<'q>(statement: impl SqlSafeStr, events: &[NewEvent], now: Timestamp) -> PgQuery<'q> {
+    // Room for all of it at once: growing to half a megabyte would copy it several times.
+    let mut arguments = PgArguments::default();
+    arguments.reserve(14, events.iter().map(|event| event.payload.len() + EVENT_BYTES).sum());
+    query_with(statement, arguments)
         .bind(column!(events, |e| e.id))
         .bind(column!(events, |e| zoned(e.occurred_at)))
         .bind(column!(events, |e| zoned(e.received_at)))
@@ -400,7 +408,7 @@ impl Tables for PgTables<'_> {
             insert = insert_event_rows!(),
         );
         // Safe: put together from constants of this crate only.
-        let statement = query(sqlx::AssertSqlSafe(statement));
+        let statement = sqlx::AssertSqlSafe(statement);
         self.run("set events aside", bind_events(statement, rows, now)).await.map(drop)
     }
 
@@ -429,7 +437,7 @@ impl Tables for PgTables<'_> {
         }
         let statement = query_scalar(
             r#"insert into "user" (id, external_id, created_at, updated_at)
-               select new.id, new.external_id, $3, $3 from unnest($1::uuid[], $2::text[]) as new (id, external_id)
+               select unnest($1::uuid[]), unnest($2::text[]), $3::timestamp, $3::timestamp
                on conflict (external_id) do nothing
                returning id"#,
         )
@@ -443,7 +451,7 @@ impl Tables for PgTables<'_> {
         if events.is_empty() {
             return Ok(0);
         }
-        self.run("insert events", bind_events(query(INSERT_EVENTS), events, now)).await
+        self.run("insert events", bind_events(INSERT_EVENTS, events, now)).await
     }
 
     async fn stored_copies(&mut self, keys: &[EventKey]) -> Result<Vec<StoredCopy>, StoreError> {
@@ -460,7 +468,7 @@ impl Tables for PgTables<'_> {
         if events.is_empty() {
             return Ok(());
         }
-        self.run("update events", bind_events(query(UPDATE_EVENTS), events, now)).await.map(drop)
+        self.run("update events", bind_events(UPDATE_EVENTS, events, now)).await.map(drop)
     }
 
     async fn unlinked(&mut self, subjects: &[SubjectKey], limit: u32) -> Result<Vec<StoredEvent>, StoreError> {
