@@ -13,8 +13,8 @@ use super::traffic::{FIRST_CUSTOMER, FIRST_EVENT, PER_CUSTOMER};
 
 /// Rows of one statement that fills a table.
 const CHUNK: u64 = 1_000_000;
-/// Deliveries that a worker drains in each round: longer than the 5 s after which one that starts with a backlog is ready.
-const BACKLOG: u64 = 200_000;
+/// Deliveries that a worker drains in each round.
+const BACKLOG: u64 = 100_000;
 /// Deliveries between the first ones of two rounds.
 const APART: u64 = 400_000;
 

@@ -179,7 +179,7 @@ pub async fn fill(stage: &Stage, database: &str, count: u64, first: u64, more: &
 /// Lets a worker drain what waits; deliveries in a second, and the most that it had resident.
 pub async fn worked(stage: &Stage, database: &str, count: u64) -> anyhow::Result<(f64, f64)> {
     let worker = Finhook::serve(&["--only", "worker"], &stage.settings(database)).await?;
-    // It works before it says that it is ready, and over a large backlog that takes a while.
+    // It works before it says that it is ready.
     let drained = until_committed(&worker, count, worker.started).await?;
     let peak = worker.usage()?.peak;
     worker.stop().await?;

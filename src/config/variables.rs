@@ -90,7 +90,7 @@ pub const VARIABLES: &[Variable] = &[
     ),
     plain("FINHOOK_SPOOL_MAX_BYTES", Some("1073741824"), "How many bytes of deliveries the spool holds; more get 503."),
     plain("FINHOOK_SHUTDOWN_TIMEOUT", Some("25s"), "How long a stopping process finishes what it began."),
-    plain("FINHOOK_BATCH_MAX", Some("384"), "How many deliveries are committed together at most."),
+    plain("FINHOOK_BATCH_MAX", Some("448"), "How many deliveries are committed together at most."),
     plain("FINHOOK_WORKERS", Some("4"), "How many workers one process runs."),
     plain(
         "FINHOOK_STALLED_AFTER",
