@@ -1,8 +1,10 @@
 //! The OpenAPI document: made from the handlers, completed with what the guard and the bounds answer before a handler is
 //! asked, so that it cannot forget an answer.
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
@@ -113,6 +115,13 @@ fn problem(description: &str) -> utoipa::openapi::Response {
     ResponseBuilder::new().description(description).content("application/problem+json", content).build()
 }
 
+/// The document as it is answered.
+pub fn text(document: &OpenApi) -> Bytes {
+    // Serde refuses only maps whose keys are no texts, and those of a document are names, paths and statuses.
+    let text = serde_json::to_vec(document).expect("a document has names for keys");
+    Bytes::from(text)
+}
+
 /// This document.
 #[utoipa::path(
     get, path = "/openapi.json", tag = "document",
@@ -121,6 +130,6 @@ fn problem(description: &str) -> utoipa::openapi::Response {
 pub async fn show(
     State(api): State<std::sync::Arc<Api>>,
     Query(Nothing {}): Query<Nothing>,
-) -> Result<Json<std::sync::Arc<OpenApi>>, Cause> {
-    Ok(Json(api.document.clone()))
+) -> Result<impl IntoResponse, Cause> {
+    Ok(([(CONTENT_TYPE, "application/json")], api.document.clone()))
 }

@@ -28,10 +28,10 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderName, HeaderValue};
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -49,7 +49,8 @@ const REQUEST_TIME: Duration = Duration::from_secs(60);
 pub struct Api {
     console: Arc<Console>,
     keeper: Doorkeeper,
-    document: Arc<OpenApi>,
+    /// As JSON: its tree would take a mebibyte for as long as the process runs.
+    document: Bytes,
 }
 
 /// The routes, and a problem for whatever else is asked for on this port.
@@ -76,7 +77,7 @@ pub fn router(console: Arc<Console>, keeper: Doorkeeper) -> Router {
             }
         });
     }
-    let api = Api { console, keeper, document: Arc::new(document) };
+    let api = Api { console, keeper, document: document::text(&document) };
     all.layer(middleware::from_fn(bounds)).fallback(nowhere).with_state(Arc::new(api))
 }
 
