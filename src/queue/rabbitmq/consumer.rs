@@ -345,7 +345,8 @@ fn turn(count: usize, bytes: usize, (prefetch, share): (u16, u16), further: bool
     if bytes > LANE_BYTES {
         return further.then_some(Turn::CloseFurther);
     }
-    let saturated = count >= usize::from(prefetch) && prefetch < share;
+    // No more than a batch is taken before it is settled, which is half a share.
+    let saturated = count >= usize::from(prefetch.min(share / 2).max(1)) && prefetch < share;
     let light = bytes <= LANE_BYTES / usize::from(GROWTH);
     (saturated && light).then(|| Turn::Open(prefetch.saturating_mul(GROWTH - 1).min(share - prefetch)))
 }
@@ -529,6 +530,8 @@ mod tests {
         assert_eq!(turn(8, 8 * small, (8, 224), false), Some(Turn::Open(24)));
         assert_eq!(turn(128, 128 * small, (128, 224), true), Some(Turn::Open(96)));
         assert_eq!(turn(224, 224 * small, (224, 224), true), None, "that is its share");
+        assert_eq!(turn(96, 96 * small, (128, 224), true), None, "less than a batch");
+        assert_eq!(turn(112, 112 * small, (128, 224), true), Some(Turn::Open(96)), "a batch, and no more is taken");
         assert_eq!(turn(8, 8 * large, (8, 224), false), None);
         assert_eq!(turn(20, 9 * large, (32, 224), true), Some(Turn::CloseFurther));
         assert_eq!(turn(8, 100 * large, (8, 224), false), None, "the first one stays");
