@@ -15,7 +15,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::Api;
 use super::auth::SESSION_COOKIE;
 use super::input::{Nothing, Query};
-use super::problem::{Cause, Problem, Wrong};
+use super::problem::{Problem, Wrong};
 use crate::config::Role;
 
 /// An empty document: what it is about, and how one proves who one is.
@@ -118,8 +118,7 @@ fn problem(description: &str) -> utoipa::openapi::Response {
 /// The document as it is answered.
 pub fn text(document: &OpenApi) -> Bytes {
     // Serde refuses only maps whose keys are no texts, and those of a document are names, paths and statuses.
-    let text = serde_json::to_vec(document).expect("a document has names for keys");
-    Bytes::from(text)
+    Bytes::from(document.to_json().expect("a document has names for keys"))
 }
 
 /// This document.
@@ -127,9 +126,6 @@ pub fn text(document: &OpenApi) -> Bytes {
     get, path = "/openapi.json", tag = "document",
     responses((status = 200, description = "The document, OpenAPI 3.1", body = serde_json::Value))
 )]
-pub async fn show(
-    State(api): State<std::sync::Arc<Api>>,
-    Query(Nothing {}): Query<Nothing>,
-) -> Result<impl IntoResponse, Cause> {
-    Ok(([(CONTENT_TYPE, "application/json")], api.document.clone()))
+pub async fn show(State(api): State<std::sync::Arc<Api>>, Query(Nothing {}): Query<Nothing>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], api.document.clone())
 }
