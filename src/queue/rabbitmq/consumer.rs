@@ -6,7 +6,7 @@
 //! further ones, up to its share, while what it holds is light, and closes them when it gets heavy:
 //!
 //! ```text
-//!        all of it taken, little in it                      more than LANE_BYTES
+//!     all of it or a batch taken, little in it              more than LANE_BYTES
 //! 8 ──▶ 32 ──▶ 128 ──▶ its share  ─────────────────────────────────────────────▶ 8
 //! ```
 //!
