@@ -45,13 +45,14 @@ impl Pace {
         Self(Delays::new(SOON, EVERY))
     }
 
-    /// How long to wait after a look.
+    /// How long to wait after a look: [`EVERY`], also where there has been no answer for long.
     pub(super) fn after(&mut self, answered: bool) -> Duration {
         if answered {
             self.0.reset();
             return EVERY;
         }
-        self.0.after_failure()
+        let soon = self.0.after_failure();
+        if soon < EVERY / 2 { soon } else { EVERY }
     }
 }
 

@@ -21,6 +21,7 @@ use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
+use super::observe::EVERY;
 use crate::domain::{EventState, ProviderName, Timestamp};
 use crate::ops::metrics;
 use crate::ops::tally::{Percentiles, Said};
@@ -244,14 +245,18 @@ impl Watch {
         self.in_hand.load(Ordering::Relaxed)
     }
 
-    /// Takes over a new snapshot; `answered` says whether the queues are of now.
+    /// Takes over a new snapshot; `answered` says whether the queues are of now. Looks that follow each other soon, while
+    /// there is no answer, do not crowd the history.
     pub(super) fn show(&self, snapshot: Snapshot, answered: bool) {
-        let sample = sample(&snapshot, answered);
         let mut history = locked(&self.history);
-        if history.len() >= KEPT {
-            history.pop_front();
+        let age = |newest: &Sample| snapshot.at.micros().saturating_sub(newest.at.micros());
+        let soon = EVERY.as_micros() as i64 / 2;
+        if history.back().is_none_or(|newest| !(0..soon).contains(&age(newest))) {
+            if history.len() >= KEPT {
+                history.pop_front();
+            }
+            history.push_back(sample(&snapshot, answered));
         }
-        history.push_back(sample);
         drop(history);
         self.now.send_replace(Arc::new(snapshot));
     }

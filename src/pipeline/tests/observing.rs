@@ -262,7 +262,21 @@ fn what_does_not_answer_is_asked_again_soon_and_later_and_later() {
     let mut pace = Pace::new();
     assert!(pace.after(false) < Duration::from_millis(100));
     let all: Vec<_> = (0..100).map(|_| pace.after(false)).collect();
-    assert!(all.iter().all(|wait| *wait <= EVERY) && all[50..].iter().all(|wait| *wait >= EVERY / 2));
+    assert!(all.iter().all(|wait| *wait <= EVERY) && all[50..].iter().all(|wait| *wait == EVERY));
     assert_eq!(pace.after(true), EVERY);
     assert!(pace.after(false) < Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn looks_that_follow_each_other_soon_are_one_in_the_history() {
+    let clock = crate::domain::WallClock::held(received_at());
+    let watch = Watch::new(clock.now());
+    let observer = Observer::new(watch.clone(), Told::new(), true, Readiness::new(clock.clone()), clock.clone());
+    for seconds in [0, 1, 2, 5, 10] {
+        clock.set(received_at().plus_seconds(seconds));
+        observer.look().await;
+    }
+    let kept: Vec<_> = watch.history().iter().map(|sample| sample.at).collect();
+    assert_eq!(kept, [0, 5, 10].map(|seconds| received_at().plus_seconds(seconds)));
+    assert_eq!(watch.now().at, received_at().plus_seconds(10));
 }
