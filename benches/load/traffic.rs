@@ -97,14 +97,10 @@ pub fn customer(number: u64) -> u64 {
     FIRST_CUSTOMER + place(number)
 }
 
-/// The id of the account that it is about, if it is about one.
+/// The id of the account that it is about, if it is about one: new ones come with every ten deliveries, whoever's they are.
 pub fn account(number: u64) -> Option<u64> {
-    account_of(number, place(number))
-}
-
-fn account_of(number: u64, customer: u64) -> Option<u64> {
     let at = number % PER_CUSTOMER;
-    (1..=6).contains(&at).then(|| 3_000_000_000 + customer * 3 + (at - 1) % 3)
+    (1..=6).contains(&at).then(|| 3_000_000_000 + place(number) * 3 + (at - 1) % 3)
 }
 
 /// The event's own id.
@@ -122,11 +118,11 @@ pub fn kind(number: u64) -> &'static str {
     }
 }
 
-fn unit_body(number: u64, place: u64) -> String {
-    let (event, kind, customer) = (event(number), kind(number), FIRST_CUSTOMER + place);
+fn unit_body(number: u64, customer: u64) -> String {
+    let (event, kind, customer) = (event(number), kind(number), FIRST_CUSTOMER + customer);
     let at = Timestamp::from_micros(1_767_225_600_000_000 + i64::try_from(number).unwrap_or(0) * 10_000);
     let at = at.map(|at| at.to_string()).unwrap_or_default();
-    let account = account_of(number, place)
+    let account = account(number)
         .map(|id| format!(r#""account":{{"data":{{"id":"{id}","type":"depositAccount"}}}},"#))
         .unwrap_or_default();
     let tags = if number.is_multiple_of(PER_CUSTOMER) {
@@ -144,8 +140,8 @@ fn unit_body(number: u64, place: u64) -> String {
     format!("{head}{:x<room$}{tail}", "")
 }
 
-fn plaid_body(number: u64, place: u64) -> String {
-    let item = FIRST_CUSTOMER + place;
+fn plaid_body(number: u64, customer: u64) -> String {
+    let item = FIRST_CUSTOMER + customer;
     let head = "{\n  \"environment\": \"production\",\n  \"error\": null,\n  \"historical_update_complete\": true,\n  \
                 \"initial_update_complete\": true,\n";
     let tail = format!(
