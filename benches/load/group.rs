@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use finhook::cli::app::App;
-use finhook::cli::serving;
+use finhook::cli::{opening, serving};
 use finhook::config::Sources;
 use finhook::ops::readiness::Readiness;
 use finhook::ops::shutdown::Shutdown;
@@ -94,9 +94,9 @@ pub async fn receive(folder: PathBuf, token: &str) -> anyhow::Result<()> {
         .with("FINHOOK_UNIT_TOKENS", token)
         .with("FINHOOK_HTTP_BIND", "127.0.0.1:0");
     let app = App::from_sources(sources)?.configured()?;
-    let queue = serving::open_queue(&app).await?;
+    let queue = opening::open_queue(&app).await?;
     let (readiness, shutdown) = (Readiness::new(app.clock.clone()), Shutdown::new(Duration::from_secs(5)));
-    let doors = serving::verifiers(&app)?;
+    let doors = opening::verifiers(&app)?;
     let began = Instant::now();
     let receiving = serving::receive(&app, doors, app.vault()?, queue.clone(), &readiness, &shutdown).await?;
     let mut output = tokio::io::stdout();

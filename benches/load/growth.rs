@@ -1,8 +1,8 @@
 //! Whether a worker stays as fast as its tables grow: the same work, in turn, into tables of each size.
 //!
 //! The tables are filled by statements alone, ten events about each customer as the traffic has them, and the deliveries
-//! are about customers anywhere among those. Every ten of them make three accounts, so that a round is the same rows at every
-//! size.
+//! are about customers anywhere among those. Every ten of them make three accounts, so that a round is the same rows at
+//! every size.
 
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection};

@@ -19,6 +19,7 @@ pub mod keys;
 pub mod link;
 pub mod man;
 pub mod migrate;
+pub mod opening;
 pub mod output;
 pub mod posting;
 pub mod queues;

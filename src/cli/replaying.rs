@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::app::Configured;
-use super::serving::open_queue;
+use super::opening::open_queue;
 use super::{Done, audit, output};
 use crate::config::QueueSettings;
 use crate::domain::EventState;

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::app::{App, BadConfiguration, Configured};
-use super::serving::{broker, providers};
+use super::opening::{broker, providers};
 use super::{Done, output};
 use crate::config::{QueueSettings, Values};
 use crate::queue::rabbitmq::{RabbitMq, RabbitMqSettings, Topology};

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use finhook::cli::app::{App, Configured};
 use finhook::cli::posting::{Answer, Post, Press, Signed, Treatment};
-use finhook::cli::serving;
+use finhook::cli::{opening, serving};
 use finhook::config::Sources;
 use finhook::crypto::{KeyRing, fresh_key};
 use finhook::domain::{Timestamp, UserId, WallClock};
@@ -213,9 +213,9 @@ impl TestApp {
     ) -> Self {
         let vault = configured.vault().unwrap();
         let desk = configured.desk(vault.clone()).unwrap();
-        let doors = serving::verifiers(&configured).unwrap();
+        let doors = opening::verifiers(&configured).unwrap();
         let store = configured.store(vault.clone()).await.unwrap();
-        let queue = serving::open_queue(&configured).await.unwrap();
+        let queue = opening::open_queue(&configured).await.unwrap();
         let clock = configured.clock.clone();
         let shutdown = Shutdown::new(PATIENCE);
         let readiness = Readiness::new(clock.clone());

@@ -271,8 +271,8 @@ async fn receiver(settings: &[(String, String)]) -> String {
     let urls = [("DATABASE_URL", "postgres://127.0.0.1:9/x"), ("AMQP_URL", "amqp://127.0.0.1:9")];
     let sources = settings.iter().fold(Sources::of(urls), |all, (name, value)| all.with(name.clone(), value.clone()));
     let app = configured(sources);
-    let doors = finhook::cli::serving::verifiers(&app).unwrap();
-    let queue = finhook::cli::serving::open_queue(&app).await.unwrap();
+    let doors = finhook::cli::opening::verifiers(&app).unwrap();
+    let queue = finhook::cli::opening::open_queue(&app).await.unwrap();
     let readiness = Readiness::new(app.clock.clone());
     let shutdown = Shutdown::new(PATIENCE);
     let vault = app.vault().unwrap();

@@ -2,7 +2,7 @@
 
 use super::{Fault, Tried, Verdict, bounded, clocks_agree};
 use crate::cli::app::Configured;
-use crate::cli::serving::{broker, providers, spool};
+use crate::cli::opening::{broker, providers, spool};
 use crate::config::QueueSettings;
 use crate::domain::Timestamp;
 use crate::queue::embedded::{self, Embedded};

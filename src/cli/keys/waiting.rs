@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::cli::app::Configured;
-use crate::cli::serving::{broker, spool};
+use crate::cli::opening::{broker, spool};
 use crate::config::QueueSettings;
 use crate::pipeline::retire::Waiting;
 use crate::pipeline::rotate::ByKey;

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use tokio::time::timeout;
 
 use crate::cli::app::Configured;
-use crate::cli::serving::{broker, providers, spool};
+use crate::cli::opening::{broker, providers, spool};
 use crate::config::{QueueSettings, StoreSettings};
 use crate::domain::Timestamp;
 use crate::pipeline::observe;

@@ -8,10 +8,12 @@ pub mod topology;
 mod changes;
 mod consumer;
 mod inbox;
+mod lane;
 mod link;
 mod management;
 mod publisher;
 mod refusal;
+mod tags;
 
 #[cfg(test)]
 mod node;
