@@ -52,17 +52,27 @@ pub struct Forgot {
     pub before: bool,
 }
 
-/// How much there is of a user, on both databases: by our id of them ($1) and their mark ($2).
-pub const COUNT: &str = r#"with whom as (select id from "user" where external_id = $1),
-             theirs as (select i.id, i.service, i.external_id from integration i join whom on i.user_id = whom.id)
+/// How much there is of a user, on both databases: by our id of them ($1) and their mark ($2). What says how days are found
+/// is each database's own.
+pub fn count_statement(subject_days: &str, user_days: &str) -> String {
+    format!(
+        r#"with whom as (select id from "user" where external_id = $1),
+             theirs as (select i.id, i.service, i.external_id from integration i join whom on i.user_id = whom.id),
+             about as (
+                select (select count(*) from event
+                        where provider = theirs.service and subject = theirs.external_id and {subject_days}) as events
+                from theirs)
          select (select count(*) from whom), (select count(*) from theirs),
              (select count(*) from account a
               where a.user_id in (select id from whom) or a.integration_id in (select id from theirs)),
-             (select count(*) from theirs join event e on e.provider = theirs.service and e.subject = theirs.external_id)
-                 + (select count(*) from event e
-                    where e.user_mark = $2 and not exists (
-                        select 1 from theirs where theirs.service = e.provider and theirs.external_id = e.subject)),
-             exists (select 1 from tombstone where mark = $2)"#;
+             (select cast(coalesce(sum(events), 0) as bigint) from about)
+                 + (select count(*) from event
+                    where user_mark = $2 and {user_days} and not exists (
+                        select 1 from theirs
+                        where theirs.service = event.provider and theirs.external_id = event.subject)),
+             exists (select 1 from tombstone where mark = $2)"#
+    )
+}
 
 /// The statements of forgetting, beyond those of a commit.
 #[async_trait]

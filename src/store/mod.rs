@@ -10,6 +10,7 @@ mod columns;
 pub mod commit;
 #[cfg(test)]
 pub(crate) mod contract;
+mod days;
 pub mod fold;
 pub mod forget;
 pub mod keys;

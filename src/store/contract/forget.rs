@@ -17,7 +17,7 @@ fn by_ada(act: Act) -> AuditEntry {
 
 impl Db {
     /// Forgets a user and everything stored about them, in steps of two events; how many steps it took.
-    async fn forget(&self, id: &str) -> (Forgot, usize) {
+    pub async fn forget(&self, id: &str) -> (Forgot, usize) {
         let entry = AuditEntry::new("os:ada", Act::Forget).about(About::User(user(id)));
         let forgot = self.store.forget(&user(id), &entry).await.unwrap();
         (forgot, self.forget_events().await)

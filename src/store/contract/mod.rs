@@ -5,6 +5,7 @@ mod audit;
 mod changes;
 mod concurrency;
 pub(crate) mod database;
+mod days;
 mod dedup;
 mod forget;
 mod histories;

@@ -3,8 +3,8 @@
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Postgres, QueryBuilder, query};
 
+use super::binding::zoned;
 use super::errors;
-use super::tables::zoned;
 use crate::crypto::BlindIndex;
 use crate::store::StoreError;
 use crate::store::audit::{About, AuditFilter, AuditRow, NewAudit};

@@ -10,8 +10,8 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{query, query_as};
 use uuid::Uuid;
 
+use super::binding::zoned;
 use super::errors;
-use super::tables::zoned;
 use crate::domain::{ChangedRow, Timestamp, changed};
 use crate::store::StoreError;
 use crate::store::columns::ChangedColumns;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use sqlx::{query, query_as};
 
-use super::tables::zoned;
+use super::binding::zoned;
 use super::{Postgres, errors};
 use crate::store::StoreError;
 use crate::store::columns::{KnownKeyColumns, SightingColumns};

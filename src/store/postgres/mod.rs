@@ -1,7 +1,8 @@
-//! The tables in PostgreSQL: the pool, and the one transaction of a commit. Statements: `tables.rs` (of a commit),
-//! `queries.rs` (all others).
+//! The tables in PostgreSQL: the pool, and the one transaction of a commit. Its statements: `tables.rs` (what each is given
+//! and gives), `statements.rs` (what they say), `binding.rs` (their rows); all others: `queries.rs`.
 
 mod audit;
+mod binding;
 mod changes;
 pub mod errors;
 mod forget;
@@ -10,6 +11,7 @@ mod migrations;
 mod moving;
 mod queries;
 mod rotation;
+pub(super) mod statements;
 mod tables;
 
 use std::str::FromStr;

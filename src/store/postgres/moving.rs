@@ -7,7 +7,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, FromRow, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::tables::{PgTables, naive};
+use super::binding::naive;
+use super::tables::PgTables;
 use super::{Postgres, errors};
 use crate::domain::Timestamp;
 use crate::store::columns::{At, Id};

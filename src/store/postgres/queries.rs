@@ -4,7 +4,8 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Postgres, QueryBuilder, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::tables::{naive, zoned};
+use super::binding::{naive, zoned};
+use super::statements::SUBJECT_DAYS;
 use super::{errors, stored};
 use crate::domain::{Cause, Email, EventState, Timestamp, UserId};
 use crate::store::SecretUse;
@@ -156,7 +157,7 @@ fn narrow(sql: &mut QueryBuilder<Postgres>, filter: &EventFilter) {
         sql.push(" and kind = ").push_bind(kind.clone());
     }
     if let Some(subject) = &filter.subject {
-        sql.push(" and subject = ").push_bind(subject.clone());
+        sql.push(" and subject = ").push_bind(subject.clone()).push(" and ").push(SUBJECT_DAYS);
     }
     if let Some(since) = filter.since {
         sql.push(" and received_at >= ").push_bind(zoned(since));

@@ -5,12 +5,13 @@ use sqlx::{query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::errors;
+use super::statements::{DELETE_ABOUT_SUBJECT, DELETE_ABOUT_USER, SUBJECT_DAYS, USER_DAYS};
 use super::tables::SqliteTables;
 use crate::domain::UserId;
 use crate::store::StoreError;
 use crate::store::audit::NewAudit;
 use crate::store::columns::{Id, TombstoneColumns};
-use crate::store::forget::{COUNT, Forgot, Graves, Tombstone};
+use crate::store::forget::{self, Forgot, Graves, Tombstone};
 use crate::store::marks::Mark;
 use crate::store::rows::SubjectKey;
 
@@ -89,11 +90,10 @@ impl Graves for SqliteTables<'_> {
     async fn delete_events_about(&mut self, tombstone: &Tombstone, limit: u32) -> Result<u64, StoreError> {
         let doing = "delete events";
         let Some((service, subject)) = &tombstone.subject else {
-            let statement = query("delete from event where id in (select id from event where user_mark = $1 limit $2)");
+            let statement = query(DELETE_ABOUT_USER);
             return self.run(doing, statement.bind(tombstone.mark.clone()).bind(i64::from(limit))).await;
         };
-        let statement =
-            query("delete from event where id in (select id from event where provider = $1 and subject = $2 limit $3)");
+        let statement = query(DELETE_ABOUT_SUBJECT);
         self.run(doing, statement.bind(service).bind(subject).bind(i64::from(limit))).await
     }
 
@@ -105,7 +105,9 @@ impl Graves for SqliteTables<'_> {
 
 /// How much there is of a user.
 pub async fn count(pool: &sqlx::SqlitePool, user: &UserId, mark: &Mark) -> Result<Forgot, StoreError> {
-    let (user, integration, account, event, before): (i64, i64, i64, i64, bool) = query_as(COUNT)
+    // Safe: put together from constants of this crate only.
+    let statement = sqlx::AssertSqlSafe(forget::count_statement(SUBJECT_DAYS, USER_DAYS));
+    let (user, integration, account, event, before): (i64, i64, i64, i64, bool) = query_as(statement)
         .bind(user.as_str())
         .bind(mark)
         .fetch_one(pool)

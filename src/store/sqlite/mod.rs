@@ -4,6 +4,7 @@
 //! Other processes (a command beside `serve`) wait for each other by `busy_timeout`.
 
 mod audit;
+mod binding;
 mod changes;
 pub mod errors;
 mod forget;
@@ -12,6 +13,7 @@ mod migrations;
 mod pieces;
 mod queries;
 mod rotation;
+pub(super) mod statements;
 mod tables;
 
 use std::fs::{DirBuilder, OpenOptions};

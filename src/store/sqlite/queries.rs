@@ -4,6 +4,7 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{Connection, QueryBuilder, Sqlite, query, query_as};
 use uuid::Uuid;
 
+use super::statements::SUBJECT_DAYS;
 use super::{errors, stored};
 use crate::domain::{Cause, Email, EventState, Timestamp, UserId};
 use crate::store::SecretUse;
@@ -163,7 +164,7 @@ fn narrow(sql: &mut QueryBuilder<Sqlite>, filter: &EventFilter) {
         sql.push(" and kind = ").push_bind(kind.clone());
     }
     if let Some(subject) = &filter.subject {
-        sql.push(" and subject = ").push_bind(subject.clone());
+        sql.push(" and subject = ").push_bind(subject.clone()).push(" and ").push(SUBJECT_DAYS);
     }
     if let Some(since) = filter.since {
         sql.push(" and received_at >= ").push_bind(since.micros());
