@@ -55,6 +55,7 @@
 //! - A command: a file in `cli/` and a variant of `cli::Command`.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used)]
 
 pub mod cli;
 pub mod config;

@@ -1,6 +1,7 @@
 //! Parse, run, exit code. Nothing else.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used)]
 
 use std::process::ExitCode;
 

@@ -1,3 +1,5 @@
+create index account_integration_id on account (integration_id);
+
 drop index account_baas_id_index;
 drop index account_external_id_index;
 create index account_external_id_index on account (external_id_index);

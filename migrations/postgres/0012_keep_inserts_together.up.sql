@@ -14,3 +14,6 @@ drop index account_baas_id_index;
 drop index account_external_id_index;
 create index account_external_id_index on account using hash (external_id_index);
 create index account_baas_id_index on account using hash (baas_id_index) where baas_id_index is not null;
+
+-- The unique index on account begins with integration_id too: whatever looks for an integration's accounts goes through it.
+drop index account_integration_id;

@@ -1,3 +1,5 @@
+create index account_integration_id on account (integration_id);
+
 drop index event_user_mark;
 drop index event_subject;
 create index event_subject on event (provider, subject) where subject is not null;

@@ -5,3 +5,6 @@ drop index event_user_mark;
 drop index event_subject;
 create index event_subject on event (received_at / 86400000000, subject) where subject is not null;
 create index event_user_mark on event (received_at / 86400000000, user_mark) where user_mark is not null;
+
+-- The unique index on account begins with integration_id too: whatever looks for an integration's accounts goes through it.
+drop index account_integration_id;
