@@ -28,6 +28,16 @@ use crate::domain::{ChangedRow, Clock, DedupKey, Email, EventState, Rank, Timest
 #[derive(Debug, Clone, Copy)]
 pub struct Id(pub Uuid);
 
+/// When a register was set, as both store it.
+pub fn at(clock: Option<&Clock>) -> Option<i64> {
+    clock.map(|clock| clock.at.micros())
+}
+
+/// By what registers of the same time are told apart.
+pub fn key(clock: Option<&Clock>) -> Option<&[u8]> {
+    clock.map(|clock| clock.key.as_bytes())
+}
+
 /// A changed row that is not told yet.
 #[derive(FromRow)]
 pub struct ChangedColumns {

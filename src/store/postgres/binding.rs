@@ -10,7 +10,8 @@ use super::statements::{
     INSERT_ACCOUNTS, INSERT_EVENTS, INSERT_INTEGRATIONS, UPDATE_ACCOUNTS, UPDATE_EVENTS, UPDATE_INTEGRATIONS,
 };
 use crate::crypto::{Column, Sealed};
-use crate::domain::{Clock, Timestamp};
+use crate::domain::Timestamp;
+use crate::store::columns::{at, key};
 use crate::store::rows::{AccountRow, IntegrationRow, NewEvent, SealedIds};
 
 /// A statement with what is bound to it.
@@ -34,16 +35,6 @@ macro_rules! column {
     };
 }
 pub(super) use column;
-
-/// When a register was set.
-pub fn at(clock: Option<&Clock>) -> Option<i64> {
-    clock.map(|clock| clock.at.micros())
-}
-
-/// By what ties with the same time are broken.
-pub fn key(clock: Option<&Clock>) -> Option<&[u8]> {
-    clock.map(|clock| clock.key.as_bytes())
-}
 
 /// A row's columns in a statement, all but its payload.
 const EVENT_BYTES: usize = 256;

@@ -6,7 +6,7 @@ use sqlx::query::QueryAs;
 use sqlx::{Postgres, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::binding::{PgQuery, at, bind_accounts, bind_events, bind_integrations, column, key, naive, zoned};
+use super::binding::{PgQuery, bind_accounts, bind_events, bind_integrations, column, naive, zoned};
 use super::statements::{
     ACCOUNTS, BURY, DELETE_SUBJECTS, INSERT_ACCOUNTS, INSERT_EVENTS, INSERT_INTEGRATIONS, INTEGRATIONS, KEEP_ORIGINALS,
     LOCK_SUBJECTS, OWNED_ADDRESSES, STORED_COPIES, UNLINKED, UPDATE_ACCOUNTS, UPDATE_EVENTS, UPDATE_INTEGRATIONS,
@@ -19,7 +19,7 @@ use crate::domain::{Timestamp, UserId};
 use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::columns::{
     AccountColumns, CopyColumns, IntegrationColumns, OwnedAddressColumns, StoredColumns, UserAddressColumns,
-    UserColumns,
+    UserColumns, at, key,
 };
 use crate::store::forget::Tombstone;
 use crate::store::marks::Mark;

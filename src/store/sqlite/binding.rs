@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 use super::pieces::Values;
 use crate::crypto::{Column, Sealed};
-use crate::domain::{Clock, Timestamp};
+use crate::domain::Timestamp;
+use crate::store::columns::{at, key};
 use crate::store::rows::{AccountRow, IntegrationRow, NewEvent, SealedIds, SubjectKey};
 
 /// A row beside the time of its writing, which every row of a statement binds.
@@ -13,16 +14,6 @@ pub type Timed<'r, T> = (&'r T, Timestamp);
 /// The rows of one statement with their time.
 pub fn timed<T>(rows: &[T], now: Timestamp) -> Vec<Timed<'_, T>> {
     rows.iter().map(|row| (row, now)).collect()
-}
-
-/// When a register was set.
-pub fn at(clock: Option<&Clock>) -> Option<i64> {
-    clock.map(|clock| clock.at.micros())
-}
-
-/// By what ties with the same time are broken.
-pub fn key(clock: Option<&Clock>) -> Option<&[u8]> {
-    clock.map(|clock| clock.key.as_bytes())
 }
 
 /// Binds an id.

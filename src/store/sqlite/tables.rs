@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::binding::{Timed, at, bind_account, bind_event, bind_id, bind_integration, bind_subject, key, timed};
+use super::binding::{Timed, bind_account, bind_event, bind_id, bind_integration, bind_subject, timed};
 use super::changes;
 use super::pieces::{Values, execute, load};
 use super::statements::{
@@ -21,7 +21,7 @@ use crate::domain::register::Address;
 use crate::domain::{Timestamp, UserId};
 use crate::store::columns::{
     AccountColumns, CopyColumns, Id, IntegrationColumns, OwnedAddressColumns, StoredColumns, UserAddressColumns,
-    UserColumns,
+    UserColumns, at, key,
 };
 use crate::store::forget::Tombstone;
 use crate::store::marks::Mark;
