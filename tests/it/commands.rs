@@ -1,8 +1,10 @@
 //! The commands that ask and set: their output and their exit codes.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
-use crate::app::Keys;
+use crate::app::{Keys, PATIENCE};
 use crate::process::{Finhook, Said};
 use crate::servers::{OwnBroker, OwnDatabase, servers};
 
@@ -15,18 +17,21 @@ pub fn played(finhook: &Finhook, what: &[&str]) {
     assert!(serving.terminate().0.success());
 }
 
-/// Whether every event of the embedded store is there.
+/// Every event of the embedded store, when all of them are there: whoever serves goes on with what the last one left.
 pub fn settled(finhook: &Finhook, events: usize) -> Vec<Value> {
-    for _ in 0..50 {
-        let listed = finhook.run(&["events", "list", "--json"]).exits(0).json_lines();
-        if listed.len() >= events {
-            assert_eq!(listed.len(), events);
-            return listed;
+    let listed = || finhook.run(&["events", "list", "--json"]).exits(0).json_lines();
+    let mut all = listed();
+    if all.len() < events {
+        let serving = finhook.serve(&[]);
+        let deadline = Instant::now() + PATIENCE;
+        while all.len() < events {
+            assert!(Instant::now() < deadline, "not all of {events} events come");
+            all = listed();
         }
-        // The rest is worked on by whoever serves next.
-        assert!(finhook.serve(&[]).terminate().0.success());
+        assert!(serving.terminate().0.success());
     }
-    panic!("not all of {events} events come");
+    assert_eq!(all.len(), events);
+    all
 }
 
 #[test]
