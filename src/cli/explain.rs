@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "RFC3339")]
     at: Option<String>,
     /// What followed /webhooks/plaid/ in the path
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     url_token: Option<String>,
     /// One JSON object on one line
     #[arg(long)]

@@ -289,7 +289,9 @@ fn a_minted_webhook_url_binds_what_is_posted_to_it() {
         said["events"][0]["changes"][0],
         json!({ "table": "user", "external_id": "u_42", "status": null, "user": "u_42" })
     );
-    assert_eq!(explain(&token[2..]).exits(1).json()["verified"], json!(false));
+    for cut in [&token[2..], &format!("-{}", &token[2..])] {
+        assert_eq!(explain(cut).exits(1).json()["verified"], json!(false), "{cut}");
+    }
 }
 
 #[test]
