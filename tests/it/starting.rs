@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::app::Keys;
 use crate::process::{Finhook, eventually};
 use crate::servers::{OwnBroker, OwnDatabase, servers};
 
-/// A port that nothing listens on.
-async fn closed_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+/// A port that nothing listens on, and what keeps it from everybody who asks for any port; who names it may listen there.
+fn closed_port() -> (TcpSocket, u16) {
+    let held = TcpSocket::new_v4().unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = held.local_addr().unwrap().port();
+    (held, port)
 }
 
 /// What `/readyz` says: the status, and why a check fails.
@@ -44,7 +48,7 @@ async fn a_worker_that_waits_for_its_database_says_so_and_begins_when_it_is_ther
     let finhook = finhook.with("AMQP_URL", broker.url.clone()).with("FINHOOK_AMQP_PREFIX", broker.prefix.clone());
     finhook.run(&["migrate", "up"]).exits(0);
 
-    let (ops, front) = (closed_port().await, closed_port().await);
+    let ((_held, ops), (held, front)) = (closed_port(), closed_port());
     let (address, name) = database.url.rsplit_once('/').unwrap();
     let server = address.rsplit_once('@').map_or(address, |(_, server)| server).to_owned();
     let away = format!("postgres://postgres@127.0.0.1:{front}/{name}");
@@ -58,7 +62,7 @@ async fn a_worker_that_waits_for_its_database_says_so_and_begins_when_it_is_ther
 
     let worker = start();
     eventually("it says what it waits for", || async { readyz(ops, "store").await == said }).await;
-    let listener = TcpListener::bind(("127.0.0.1", front)).await.unwrap();
+    let listener = held.listen(16).unwrap();
     let link = tokio::spawn(async move {
         loop {
             let (mut client, _) = listener.accept().await.unwrap();
