@@ -19,11 +19,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-use super::lane::{FIRST_TAP, Item, Lane, Tap, cancel, changed, consume, flow, limit, share};
+use super::lane::{FIRST, Item, Lane, changed, consume, flow, limit, share};
 use super::link::{Link, Session};
 use super::refusal::{CALL_TIMEOUT, Trouble, call, judge};
-use super::tags::Tags;
-use super::topology::{Topology, count};
+use super::topology::Topology;
 use crate::queue::{Consumer, QueueError, Received, Token};
 
 /// Queues that did not answer, and until when the others are consumed without them.
@@ -72,10 +71,9 @@ impl RabbitConsumer {
             let channel = session.channel().await?;
             // Quorum queues refuse a limit for all consumers together, so each has one of its own
             // (<https://www.rabbitmq.com/docs/quorum-queues#global-qos>).
-            let share = share(prefetch, index, queues.len());
-            let first = Tap { number: 0, prefetch: share.min(FIRST_TAP) };
-            limit(&channel, first.prefetch).await?;
-            let consumer = match timeout(CALL_TIMEOUT, consume(&channel, queue, first.number)).await {
+            let lane = Lane::new(queue, channel, share(prefetch, index, queues.len()));
+            limit(&lane.channel, lane.prefetch()).await?;
+            let consumer = match timeout(CALL_TIMEOUT, consume(&lane.channel, queue, FIRST)).await {
                 Ok(Ok(consumer)) => consumer,
                 Ok(Err(error)) => {
                     let trouble = judge(&format!("consume from queue {queue}"), &error);
@@ -87,9 +85,8 @@ impl RabbitConsumer {
                     return Err(NotOpened::Silent(queue.clone()));
                 }
             };
-            items.push(flow(consumer, queue.clone(), lanes.len(), first.number));
-            let (queue, tags) = (queue.as_str().into(), Tags::default());
-            lanes.push(Lane { queue, channel, tags, share, taps: vec![first], numbered: 0, change: None });
+            items.push(flow(consumer, queue.clone(), lanes.len(), FIRST));
+            lanes.push(lane);
         }
         let until = silent.values().min().copied();
         Ok(Self { link, session, lanes, until, items, buffer: VecDeque::new() })
@@ -221,17 +218,7 @@ impl Consumer for RabbitConsumer {
         if !self.session.up() {
             return;
         }
-        // Closing right after an ack loses some (measured: up to 62 came again), because the channel sends acks on to the
-        // queues in its own time. A cancel goes through each queue's log behind the acks sent before it, and the count
-        // after it reaches the queue behind what the channel still held back.
-        let goodbyes =
-            std::mem::take(&mut self.lanes).into_iter().map(|Lane { queue, channel, taps, .. }| async move {
-                for tap in taps {
-                    cancel(&channel, tap.number).await?;
-                }
-                count(&channel, &queue).await?;
-                call("close a channel", channel.close(200, "done".into())).await
-            });
+        let goodbyes = std::mem::take(&mut self.lanes).into_iter().map(Lane::close);
         let goodbye = async { future::join_all(goodbyes).await.into_iter().collect::<Result<(), Trouble>>() };
         match timeout(CALL_TIMEOUT, goodbye).await {
             Ok(Ok(())) => {}
