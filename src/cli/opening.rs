@@ -29,7 +29,7 @@ const EARLY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Waits a moment for the broker, so that whoever sees us serve does not meet a 503 first. One that stays away is not
 /// waited for: its deliveries get 503, or go to the spool, until it is there.
-pub async fn connected(queue: &dyn Queue, shutdown: &Shutdown) {
+pub(super) async fn connected(queue: &dyn Queue, shutdown: &Shutdown) {
     let patience = tokio::time::sleep(CONNECT_PATIENCE);
     tokio::pin!(patience);
     while queue.accepts().is_err() {
@@ -46,7 +46,7 @@ pub async fn connected(queue: &dyn Queue, shutdown: &Shutdown) {
 
 /// The store. A server that is away at the start is waited for, like one that goes away later: whoever starts everything at
 /// once after a power cut must not have to start the workers again.
-pub async fn store_when_it_answers(
+pub(super) async fn store_when_it_answers(
     app: &Configured,
     vault: &Arc<Vault>,
     check: &Check,
@@ -71,7 +71,10 @@ pub async fn store_when_it_answers(
 }
 
 /// The store, if the database answers now; `None` if it is a server that is away.
-pub async fn store_if_it_answers(app: &Configured, vault: &Arc<Vault>) -> anyhow::Result<Option<Arc<dyn Store>>> {
+pub(super) async fn store_if_it_answers(
+    app: &Configured,
+    vault: &Arc<Vault>,
+) -> anyhow::Result<Option<Arc<dyn Store>>> {
     if matches!(app.settings.store, StoreSettings::Sqlite { .. }) {
         return store_of_a_worker(app, vault).await.map(Some);
     }
@@ -105,7 +108,7 @@ pub fn verifiers(app: &Configured) -> Result<Vec<Proving>, BadConfiguration> {
 }
 
 /// What a receiver publishes to: the queue, with the spool before it if there is one.
-pub async fn open_for_receiving(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
+pub(super) async fn open_for_receiving(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
     let queue = open_queue(app).await?;
     Ok(match spool(app) {
         Some(spool) => Spool::open(queue, spool).await.map_err(BadConfiguration::from_display)?,
@@ -144,7 +147,7 @@ pub async fn open_queue(app: &Configured) -> anyhow::Result<Arc<dyn Queue>> {
 }
 
 /// Where changed rows are told, if anywhere.
-pub fn changes_exchange(app: &Configured) -> Option<Arc<dyn ChangesExchange>> {
+pub(super) fn changes_exchange(app: &Configured) -> Option<Arc<dyn ChangesExchange>> {
     let (QueueSettings::RabbitMq(rabbit), Some(exchange)) = (&app.settings.queue, &app.settings.changes.exchange)
     else {
         return None;
