@@ -2,7 +2,8 @@
 -- the write-ahead log, and where tables are large that was most of what a commit wrote.
 --
 -- Subjects and users come in no order, but events in that of their receipt: with the day in front, all of them go into the
--- last day's part. Who looks for a subject looks in each of the days there are (store::days).
+-- last day's part. Who looks for a subject looks in each of the days there are (store::days). As in migration 7, workers hold
+-- their batches while indexes of large tables are made.
 drop index event_user_mark;
 drop index event_subject;
 create index event_subject on event (((received_at at time zone 'utc')::date), subject) where subject is not null;

@@ -1,26 +1,22 @@
-//! What the statements of a commit say on PostgreSQL: static text, so that each is prepared once per connection. Rows come by
-//! `unnest`, in the order in which [`super::binding`] binds their columns; locks and writes go in the order of keys.
+//! What the statements of a commit and of forgetting say on PostgreSQL: static text, so that each is prepared once per
+//! connection. Rows come by `unnest`, in the order in which [`super::binding`] binds their columns; locks and writes go in the order of keys.
 //!
 //! Row locks are `for no key update`: they exclude every other writer, but not the `key share` that a foreign key takes on
 //! a parent, so that two batches which own rows of each other's users do not wait in a circle.
 
 use crate::store::days::any_day;
 
-macro_rules! subject_days {
-    () => {
-        any_day!("(received_at at time zone 'utc')::date", "subject", " = any (array(", "))")
-    };
-}
-macro_rules! user_days {
-    () => {
-        any_day!("(received_at at time zone 'utc')::date", "user_mark", " = any (array(", "))")
+/// Names the days of events that have this column.
+macro_rules! days {
+    ($column:literal) => {
+        any_day!("(received_at at time zone 'utc')::date", $column, " = any (array(", "))")
     };
 }
 
 /// By which a look-up of a subject goes through its index.
-pub const SUBJECT_DAYS: &str = subject_days!();
+pub const SUBJECT_DAYS: &str = days!("subject");
 /// By which a look-up of a user's mark goes through its index.
-pub const USER_DAYS: &str = user_days!();
+pub const USER_DAYS: &str = days!("user_mark");
 
 /// Advisory locks of subjects: `$1` services, `$2` external ids. A rotation holds the first one alone.
 pub const LOCK_SUBJECTS: &str = "
@@ -78,14 +74,14 @@ pub const BURY: &str = "
 /// Some events about a subject go: `$1` provider, `$2` subject, `$3` how many.
 pub const DELETE_ABOUT_SUBJECT: &str = concat!(
     "delete from event where id in (select id from event where provider = $1 and subject = $2 and ",
-    subject_days!(),
+    days!("subject"),
     " limit $3 for update)"
 );
 
 /// Some events that name a user go: `$1` the user's mark, `$2` how many.
 pub const DELETE_ABOUT_USER: &str = concat!(
     "delete from event where id in (select id from event where user_mark = $1 and ",
-    user_days!(),
+    days!("user_mark"),
     " limit $2 for update)"
 );
 
@@ -95,7 +91,7 @@ pub const DELETE_SUBJECTS: &str = concat!(
     delete from event
     using unnest($1::text[], $2::text[]) as gone (provider, subject)
     where event.provider = gone.provider and event.subject = gone.subject and ",
-    subject_days!()
+    days!("subject")
 );
 
 /// Events over their stored copies, by provider and key. An empty payload leaves the stored one.

@@ -1,23 +1,19 @@
-//! What the statements of a commit say on SQLite, before and after their rows.
+//! What the statements of a commit and of forgetting say on SQLite; those over many rows, before and after the rows.
 
 use crate::store::aside::TAKES_ITS_PLACE;
 use crate::store::days::any_day;
 
-macro_rules! subject_days {
-    () => {
-        any_day!("received_at / 86400000000", "subject", " in (", ")")
-    };
-}
-macro_rules! user_days {
-    () => {
-        any_day!("received_at / 86400000000", "user_mark", " in (", ")")
+/// Names the days of events that have this column.
+macro_rules! days {
+    ($column:literal) => {
+        any_day!("received_at / 86400000000", $column, " in (", ")")
     };
 }
 
 /// By which a look-up of a subject goes through its index.
-pub const SUBJECT_DAYS: &str = subject_days!();
+pub const SUBJECT_DAYS: &str = days!("subject");
 /// By which a look-up of a user's mark goes through its index.
-pub const USER_DAYS: &str = user_days!();
+pub const USER_DAYS: &str = days!("user_mark");
 
 /// Integrations by service and external id, with their owners.
 pub const INTEGRATIONS: (&str, &str) = (
@@ -93,14 +89,14 @@ pub const BURY: (&str, &str) = (
 /// Some events about a subject go: `$1` provider, `$2` subject, `$3` how many.
 pub const DELETE_ABOUT_SUBJECT: &str = concat!(
     "delete from event where id in (select id from event where provider = $1 and subject = $2 and ",
-    subject_days!(),
+    days!("subject"),
     " limit $3)"
 );
 
 /// Some events that name a user go: `$1` the user's mark, `$2` how many.
 pub const DELETE_ABOUT_USER: &str = concat!(
     "delete from event where id in (select id from event where user_mark = $1 and ",
-    user_days!(),
+    days!("user_mark"),
     " limit $2)"
 );
 
@@ -114,7 +110,7 @@ pub const DELETE_SUBJECTS: (&str, &str) = (
         select e.id
         from gone
         cross join event e on e.provider = gone.provider and e.subject = gone.subject and e.",
-        subject_days!(),
+        days!("subject"),
         ")"
     ),
 );
