@@ -26,6 +26,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const OWNERS: &[(&str, &[&str])] = &[
     ("axum::", &["src/http"]),
     ("lapin::", &["src/queue/rabbitmq"]),
+    ("async_rs::", &["src/queue/rabbitmq/gate.rs"]),
     ("sqlx::", &["src/store", "src/queue/embedded"]),
     ("aes_gcm::", &["src/crypto"]),
     ("xaes_256_gcm::", &["src/crypto"]),

@@ -26,6 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::gate::Gate;
 use super::refusal::{CALL_TIMEOUT, Trouble, call, judge};
 use super::topology::Topology;
 use crate::config::is_this_machine;
@@ -60,6 +61,7 @@ const GLANCE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct Session {
     connection: Arc<Connection>,
+    gate: Gate,
     gone: CancellationToken,
     doubts: Arc<Notify>,
 }
@@ -97,6 +99,11 @@ impl Session {
 
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Before its socket.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 }
 
@@ -221,10 +228,10 @@ impl Link {
             };
             silent = false;
             match opened {
-                Ok(connection) => {
+                Ok((connection, gate)) => {
                     info!(connection.role = self.role, "connected to the broker");
                     let since = Instant::now();
-                    if !self.stand(Arc::new(connection)).await {
+                    if !self.stand(Arc::new(connection), gate).await {
                         return;
                     }
                     if since.elapsed() > STABLE {
@@ -247,9 +254,10 @@ impl Link {
     }
 
     /// Keeps a session up until it is over; false if that ends the supervision.
-    async fn stand(&self, connection: Arc<Connection>) -> bool {
+    async fn stand(&self, connection: Arc<Connection>, gate: Gate) -> bool {
         let session = Session {
             connection: Arc::clone(&connection),
+            gate,
             gone: CancellationToken::new(),
             doubts: Arc::new(Notify::new()),
         };
@@ -321,19 +329,20 @@ impl From<Trouble> for Attempt {
 }
 
 /// Connects and declares the topology.
-async fn open(url: &SecretString, role: &str, topology: &Topology, knock: bool) -> Result<Connection, Attempt> {
+async fn open(url: &SecretString, role: &str, topology: &Topology, knock: bool) -> Result<(Connection, Gate), Attempt> {
     let uri = address(url)?;
     if knock {
         self::knock(&uri).await?;
     }
-    let connection = connect(uri, authority(url)?, role).await?;
+    let gate = Gate::default();
+    let connection = connect(uri, authority(url)?, role, &gate).await?;
     topology.declare(&connection).await?;
-    Ok(connection)
+    Ok((connection, gate))
 }
 
 /// One connection without supervision, for commands that ask or declare once.
 pub(super) async fn connect_once(url: &SecretString) -> Result<Connection, Trouble> {
-    connect(address(url)?, authority(url)?, "topology").await.map_err(|attempt| match attempt {
+    connect(address(url)?, authority(url)?, "topology", &Gate::default()).await.map_err(|attempt| match attempt {
         Attempt::Judged(trouble) => trouble,
         Attempt::Silent => {
             Trouble::Passing { code: None, sentence: "could not connect to the broker: no answer in time".into() }
@@ -341,12 +350,10 @@ pub(super) async fn connect_once(url: &SecretString) -> Result<Connection, Troub
     })
 }
 
-async fn connect(uri: AMQPUri, authority: Option<String>, role: &str) -> Result<Connection, Attempt> {
+async fn connect(uri: AMQPUri, authority: Option<String>, role: &str, gate: &Gate) -> Result<Connection, Attempt> {
     let properties = ConnectionProperties::default().with_connection_name(format!("finhook {role}").into());
-    let failed = |error: lapin::Error| Attempt::from(judge("connect to the broker", &error));
-    let runtime = lapin::runtime::default_runtime().map_err(failed)?;
     let tls = OwnedTLSConfig { identity: None, cert_chain: authority };
-    let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+    let connecting = Connection::connect_uri_with_config(uri, properties, tls, gate.runtime());
     match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(judge("connect to the broker", &error).into()),

@@ -7,6 +7,7 @@ pub mod topology;
 
 mod changes;
 mod consumer;
+mod gate;
 mod inbox;
 mod lane;
 mod link;

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::gate::Gate;
 use super::inbox::{Inbox, Request};
 use super::link::{Link, Session, tend};
 use super::refusal::{Trouble, call};
@@ -156,7 +157,7 @@ async fn confirming(session: &Session) -> Result<Channel, Trouble> {
 async fn send(session: &Session, channel: &Channel, window: Vec<Request>, way: &Way) -> bool {
     let confirmed = {
         let deliveries: Vec<_> = window.iter().map(|request| &request.delivery).collect();
-        let confirmed = publish_window(channel, &way.exchange, &deliveries);
+        let confirmed = publish_window(channel, session.gate(), &way.exchange, &deliveries);
         tokio::select! {
             confirmed = timeout(way.confirm_timeout, confirmed) => confirmed.map_err(|_| PublishError::Timeout),
             () = session.over() => Err(PublishError::Disconnected),
@@ -199,23 +200,25 @@ async fn blocked(session: &Session) {
 /// Publishes all, waits for all confirms, matches returns by message id.
 pub(super) async fn publish_window(
     channel: &Channel,
+    gate: &Gate,
     exchange: &ShortString,
     deliveries: &[&SealedDelivery],
 ) -> lapin::Result<Vec<Verdict>> {
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    let mut writes = Vec::with_capacity(deliveries.len());
-    for delivery in deliveries {
-        let mut write = Box::pin(channel.basic_publish(
-            exchange.clone(),
-            delivery.provider.as_str().into(),
-            options,
-            delivery.message.as_bytes(),
-            properties(delivery),
-        ));
+    let writes = deliveries.iter().map(|delivery| {
+        let (key, body) = (delivery.provider.as_str().into(), delivery.message.as_bytes());
+        Box::pin(channel.basic_publish(exchange.clone(), key, options, body, properties(delivery)))
+    });
+    let writes: Vec<_> = writes.collect();
+    let writes: Vec<_> = {
+        let _held = gate.hold();
         // The first poll queues the frames; waiting for each to be written would make one system call of every message.
-        let written = (&mut write).now_or_never();
-        writes.push((write, written));
-    }
+        let queued = writes.into_iter().map(|mut write| {
+            let written = write.as_mut().now_or_never();
+            (write, written)
+        });
+        queued.collect()
+    };
     let mut confirms = Vec::with_capacity(writes.len());
     for (write, written) in writes {
         confirms.push(match written {

@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::gate::Gate;
 use super::link::tend;
 use super::node::Node;
 use super::proxy::{Mode, Proxy};
@@ -121,8 +122,9 @@ at_broker! {
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let deliveries: Vec<_> =
             (0..300).map(|number| delivery_of(if number % 3 == 0 { "nobody" } else { "unit" }, "x")).collect();
+        let deliveries: Vec<_> = deliveries.iter().collect();
         let verdicts =
-            publish_window(&channel, &exchange.as_str().into(), &deliveries.iter().collect::<Vec<_>>()).await.unwrap();
+            publish_window(&channel, &Gate::default(), &exchange.as_str().into(), &deliveries).await.unwrap();
         for (number, verdict) in verdicts.iter().enumerate() {
             let expected = if number % 3 == 0 { Err(PublishError::Refused) } else { Ok(()) };
             assert_eq!(*verdict, expected, "message {number}");
