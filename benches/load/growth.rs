@@ -8,7 +8,7 @@
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection};
 
-use super::measurements::{Scale, fill, steadily, worked};
+use super::measurements::{Scale, fill, steadily, worked, written};
 use super::report::{Report, Wanted};
 use super::stage::Stage;
 use super::traffic::{FIRST_CUSTOMER, FIRST_EVENT, PER_CUSTOMER};
@@ -40,6 +40,7 @@ pub async fn growth(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
         }
         for (size, database, _, nineties) in tables.iter_mut().filter(|_| round > 0) {
             let (first, among) = place(*size);
+            // Draining leaves more to be written the larger the tables are, a steady rate leaves little.
             written(database).await?;
             nineties.push(steadily(stage, database, scale.seconds, first + BACKLOG, &[&among]).await?.1);
         }
@@ -55,13 +56,6 @@ pub async fn growth(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
     for _ in tables {
         stage.drop_database().await?;
     }
-    Ok(())
-}
-
-/// Has the server write what was changed before. What draining leaves to be written, which is more the larger the tables are,
-/// would otherwise be written, and waited for, while answers at a steady rate are timed, which by themselves leave little.
-async fn written(database: &str) -> anyhow::Result<()> {
-    PgConnection::connect(database).await?.execute("checkpoint").await?;
     Ok(())
 }
 

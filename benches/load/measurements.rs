@@ -10,6 +10,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
+use sqlx::{Connection, Executor, PgConnection};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
 use super::drain::Drained;
@@ -176,8 +177,16 @@ pub async fn fill(stage: &Stage, database: &str, count: u64, first: u64, more: &
     receiver.stop().await
 }
 
+/// Has the database's server write what was changed before: what one measurement leaves to be written would otherwise be
+/// written during the next, at a moment that the size of the server's log decides.
+pub async fn written(database: &str) -> anyhow::Result<()> {
+    PgConnection::connect(database).await?.execute("checkpoint").await?;
+    Ok(())
+}
+
 /// Lets a worker drain what waits; deliveries in a second, and the most that it had resident.
 pub async fn worked(stage: &Stage, database: &str, count: u64) -> anyhow::Result<(f64, f64)> {
+    written(database).await?;
     let worker = Finhook::serve(&["--only", "worker"], &stage.settings(database)).await?;
     // It works before it says that it is ready.
     let drained = until_committed(&worker, count, worker.started).await?;
@@ -206,6 +215,7 @@ pub async fn worker(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
     for _ in 0..scale.rounds {
         let database = stage.database().await?;
         fill(stage, &database, scale.backlog, 0, &[]).await?;
+        written(&database).await?;
         let arguments = [stage.broker.clone(), stage.queue("unit"), database, "0".to_owned()];
         let floor: Drained = role("drain", &arguments).await?;
         ensure!(floor.messages == scale.backlog, "the floor drained {} messages", floor.messages);
