@@ -1,8 +1,8 @@
 //! Publishing: pipelined confirms in windows, one window in flight on each of a few channels.
 //!
-//! A lane (one channel, one task) takes whatever waits, publishes it all, drains all its confirms and only then releases
-//! the results. At low load that is a window of one, released as soon as its confirm is there; under load windows form by
-//! themselves, of what came while all lanes were busy.
+//! A lane (one channel, one task) takes whatever waits, publishes it all at once (`gate`), drains all its confirms and only
+//! then releases the results. At low load that is a window of one, released as soon as its confirm is there; under load
+//! windows form by themselves, of what came while all lanes were busy.
 //!
 //! Law: the client library attaches a returned message to whichever confirm comes next, so a window is drained to its end
 //! and returns are matched by message id before anybody is told anything. Nobody waits without an end: a session that is
