@@ -142,9 +142,10 @@ impl Serving {
         };
         let mut observer = Observer::new(watch.clone(), queue.clone(), receives, readiness.clone(), app.clock.clone());
         if let Some(store) = &store {
-            for _ in 0..app.settings.worker.workers {
+            for rank in (0_u16..).take(app.settings.worker.workers) {
                 let size = BatchSize { max: app.settings.worker.batch_max, linger: LINGER };
                 let worker = Worker::new(queue.clone(), store.clone(), desk.clone(), size, shutdown.token())
+                    .of_rank(rank)
                     .watched_by(watch.clone());
                 tasks.push(tokio::spawn(work(worker, shutdown.clone(), failed.clone())));
             }

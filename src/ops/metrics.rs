@@ -37,10 +37,11 @@ const READY: &str = "finhook_ready";
 /// From half a millisecond, what a confirm costs at best, to the 10 s after which Plaid gives up on an answer.
 const ACK_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// From one commit to a day: while database or broker are away, events wait, and a retry may be due hours later.
+/// From one commit, close together where events are when nothing waits, to a day: while database or broker are away, events
+/// wait, and a retry may be due hours later.
 const LATENCY_BUCKETS: &[f64] = &[
-    0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0,
-    86_400.0,
+    0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    300.0, 900.0, 3600.0, 14_400.0, 86_400.0,
 ];
 
 /// How often samples are folded into the histograms when nobody reads them.

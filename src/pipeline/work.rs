@@ -113,6 +113,7 @@ pub struct Worker {
     desk: Arc<Desk>,
     settler: Settler,
     size: BatchSize,
+    rank: u16,
     watch: Arc<Watch>,
     stop: CancellationToken,
 }
@@ -128,12 +129,17 @@ impl Worker {
     ) -> Self {
         let settler = Settler::new(store, desk.clone(), stop.clone());
         let watch = Watch::new(desk.now());
-        Self { queue, desk, settler, size, watch, stop }
+        Self { queue, desk, settler, size, rank: 0, watch, stop }
     }
 
     /// The same, telling what it commits to `watch`.
     pub fn watched_by(self, watch: Arc<Watch>) -> Self {
         Self { watch, ..self }
+    }
+
+    /// The same, given messages only when those of lower ranks have no room.
+    pub fn of_rank(self, rank: u16) -> Self {
+        Self { rank, ..self }
     }
 
     /// The same, holding a batch for another time while the database is away.
@@ -147,7 +153,7 @@ impl Worker {
         let mut unstuck = Delays::new(Duration::from_secs(1), Duration::from_secs(60));
         while !self.stop.is_cancelled() {
             let opened = tokio::select! {
-                opened = self.queue.consume(self.prefetch()) => opened,
+                opened = self.queue.consume(self.prefetch(), self.rank) => opened,
                 () = self.stop.cancelled() => break,
             };
             let mut consumer = match opened {

@@ -191,7 +191,7 @@ async fn what_is_published_comes_out_with_the_same_bytes<P: Place>(place: Arc<P>
     let queue = place.open().await;
     let all_bytes: Bytes = (0..=u8::MAX).cycle().take(300_000).collect();
     queue.publish(delivery(all_bytes.clone())).await.unwrap();
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     let message = take(&mut consumer, 1).await.pop().unwrap();
     assert_eq!(message.body, all_bytes);
     assert_eq!(message.traceparent.as_deref(), Some(TRACEPARENT));
@@ -203,10 +203,10 @@ async fn what_is_published_comes_out_with_the_same_bytes<P: Place>(place: Arc<P>
 async fn what_is_not_acked_comes_again_when_its_consumer_is_dropped<P: Place>(place: Arc<P>) {
     let queue = place.open().await;
     publish(&queue, numbered(10)).await;
-    let mut first = queue.consume(100).await.unwrap();
+    let mut first = queue.consume(100, 0).await.unwrap();
     assert_eq!(take(&mut first, 10).await.len(), 10);
     drop(first);
-    let mut second = queue.consume(100).await.unwrap();
+    let mut second = queue.consume(100, 0).await.unwrap();
     let again = take(&mut second, 10).await;
     assert_eq!(bodies(&again), numbered(10));
     assert!(again.iter().all(|message| message.redeliveries == 1));
@@ -216,12 +216,12 @@ async fn what_is_not_acked_comes_again_when_its_consumer_is_dropped<P: Place>(pl
 async fn what_is_not_acked_comes_again_after_reopening<P: Place>(place: Arc<P>) {
     let queue = place.open().await;
     publish(&queue, numbered(10)).await;
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     take(&mut consumer, 5).await;
     drop(consumer);
     queue.close().await;
     let queue = place.open().await;
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     assert_eq!(bodies(&take(&mut consumer, 10).await), numbered(10));
     queue.close().await;
 }
@@ -230,7 +230,7 @@ async fn what_is_acked_never_comes_again<P: Place>(place: Arc<P>) {
     const COUNT: usize = 1_000;
     let queue = place.open().await;
     publish(&queue, numbered(COUNT)).await;
-    let mut consumer = queue.consume(4_000).await.unwrap();
+    let mut consumer = queue.consume(4_000, 0).await.unwrap();
     let messages = take(&mut consumer, COUNT).await;
     // Every other one, so that hardly any run is contiguous: the hardest case for what acks by ranges.
     let (even, odd): (Vec<_>, Vec<_>) =
@@ -241,7 +241,7 @@ async fn what_is_acked_never_comes_again<P: Place>(place: Arc<P>) {
     queue.close().await;
 
     let queue = place.open().await;
-    let mut consumer = queue.consume(4_000).await.unwrap();
+    let mut consumer = queue.consume(4_000, 0).await.unwrap();
     let messages = take(&mut consumer, open.len()).await;
     assert_eq!(bodies(&messages), open);
     nothing_comes(&mut consumer).await;
@@ -250,7 +250,7 @@ async fn what_is_acked_never_comes_again<P: Place>(place: Arc<P>) {
     queue.close().await;
 
     let queue = place.open().await;
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     nothing_comes(&mut consumer).await;
     queue.close().await;
 }
@@ -261,7 +261,7 @@ async fn two_thousand_publishers_are_all_confirmed_and_consumed_once<P: Place>(p
     let consuming = {
         let queue = Arc::clone(&queue);
         tokio::spawn(async move {
-            let mut consumer = queue.consume(500).await.unwrap();
+            let mut consumer = queue.consume(500, 0).await.unwrap();
             let mut seen = Vec::new();
             while seen.len() < COUNT {
                 let messages = consumer.next(100, Duration::from_millis(5)).await.unwrap();
@@ -292,7 +292,7 @@ async fn two_thousand_publishers_are_all_confirmed_and_consumed_once<P: Place>(p
 async fn next_gives_no_more_than_asked_and_keeps_the_rest<P: Place>(place: Arc<P>) {
     let queue = place.open().await;
     publish(&queue, numbered(10)).await;
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     let mut all = Vec::new();
     while all.len() < 10 {
         let messages = timeout(PATIENCE, consumer.next(3, Duration::from_millis(50))).await.unwrap().unwrap();
@@ -305,7 +305,7 @@ async fn next_gives_no_more_than_asked_and_keeps_the_rest<P: Place>(place: Arc<P
 
 async fn a_next_that_is_given_up_loses_nothing<P: Place>(place: Arc<P>) {
     let queue = place.open().await;
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     publish(&queue, numbered(3)).await;
     // Has what there is and waits for more, until it is given up.
     let given_up = timeout(SILENCE, consumer.next(10, PATIENCE)).await;
@@ -318,7 +318,7 @@ async fn no_more_than_the_prefetch_is_held<P: Place>(place: Arc<P>) {
     const PREFETCH: u16 = 20;
     let queue = place.open().await;
     publish(&queue, numbered(100)).await;
-    let mut consumer = queue.consume(PREFETCH).await.unwrap();
+    let mut consumer = queue.consume(PREFETCH, 0).await.unwrap();
     let mut held = Vec::new();
     while let Ok(messages) = timeout(SILENCE, consumer.next(100, Duration::from_millis(20))).await {
         held.extend(messages.unwrap());
@@ -343,7 +343,7 @@ async fn large_messages_are_held_by_their_bytes_and_not_by_their_count<P: Place>
     for number in 0..60 {
         queue.publish(delivery(body(number))).await.unwrap();
     }
-    let mut consumer = queue.consume(1_024).await.unwrap();
+    let mut consumer = queue.consume(1_024, 0).await.unwrap();
     let mut held = Vec::new();
     let mut seen = HashSet::new();
     while seen.len() < 60 {
@@ -362,8 +362,8 @@ async fn large_messages_are_held_by_their_bytes_and_not_by_their_count<P: Place>
 
 async fn two_consumers_share_the_work_without_overlap<P: Place>(place: Arc<P>) {
     let queue = place.open().await;
-    let mut one = queue.consume(20).await.unwrap();
-    let mut two = queue.consume(20).await.unwrap();
+    let mut one = queue.consume(20, 0).await.unwrap();
+    let mut two = queue.consume(20, 0).await.unwrap();
     let publishing = {
         let queue = Arc::clone(&queue);
         tokio::spawn(async move { publish(&queue, numbered(200)).await })
@@ -399,7 +399,7 @@ async fn depths_tell_what_waits<P: Place>(place: Arc<P>) {
     assert_eq!(waiting, 7);
     let (waiting, _) = ready(queue.depths().await.unwrap(), ".plaid").unwrap();
     assert_eq!(waiting, 1);
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     take(&mut consumer, 8).await;
     let (waiting, held) = ready(queue.depths().await.unwrap(), ".unit").unwrap();
     assert_eq!(waiting, 0);
@@ -409,14 +409,14 @@ async fn depths_tell_what_waits<P: Place>(place: Arc<P>) {
 
 async fn closing_ends_a_consumer_that_waits<P: Place>(place: Arc<P>) {
     let queue = place.open().await;
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     let waiting = tokio::spawn(async move { consumer.next(1, Duration::ZERO).await });
     queue.close().await;
     let messages = timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap();
     assert!(messages.is_empty());
     assert!(queue.accepts().is_err());
     assert!(queue.publish(delivery("late")).await.is_err());
-    assert!(queue.consume(1).await.is_err());
+    assert!(queue.consume(1, 0).await.is_err());
 }
 
 macro_rules! for_both {

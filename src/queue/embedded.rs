@@ -174,7 +174,7 @@ impl Queue for Embedded {
         }
     }
 
-    async fn consume(&self, prefetch: u16) -> Result<Box<dyn Consumer>, QueueError> {
+    async fn consume(&self, prefetch: u16, _rank: u16) -> Result<Box<dyn Consumer>, QueueError> {
         if self.closing.is_cancelled() {
             return Err(QueueError::Gone);
         }

@@ -36,7 +36,11 @@ pub trait Queue: Send + Sync {
 
     /// Opens a consumer over all queues (every provider's, the unrouted and the broker's dead ones) holding at most
     /// `prefetch` unsettled messages of each. Waits, reconnecting, until the broker is there.
-    async fn consume(&self, prefetch: u16) -> Result<Box<dyn Consumer>, QueueError>;
+    ///
+    /// A broker gives nothing to a consumer of a higher `rank` while one of a lower rank has room. Where little waits, one
+    /// worker then takes what comes together instead of several that wait for each other's subjects. The embedded queue,
+    /// whose store commits one batch after the other, knows no rank.
+    async fn consume(&self, prefetch: u16, rank: u16) -> Result<Box<dyn Consumer>, QueueError>;
 
     /// How many messages stand in each queue.
     async fn depths(&self) -> Result<Vec<Depth>, QueueError>;

@@ -195,8 +195,8 @@ impl Queue for Spool {
         self.broker.accepts().or_else(|why| self.log.accepts().map_err(|_| why))
     }
 
-    async fn consume(&self, prefetch: u16) -> Result<Box<dyn Consumer>, QueueError> {
-        self.broker.consume(prefetch).await
+    async fn consume(&self, prefetch: u16, rank: u16) -> Result<Box<dyn Consumer>, QueueError> {
+        self.broker.consume(prefetch, rank).await
     }
 
     /// While the broker is away, the spool's row alone: that is when it matters.

@@ -246,7 +246,7 @@ impl TestApp {
     pub async fn ready(&self) {
         let mut consumer = self.consumer.lock().await;
         if consumer.is_none() {
-            *consumer = Some(tokio::time::timeout(PATIENCE, self.queue.consume(1_024)).await.unwrap().unwrap());
+            *consumer = Some(tokio::time::timeout(PATIENCE, self.queue.consume(1_024, 0)).await.unwrap().unwrap());
         }
     }
 

@@ -73,7 +73,7 @@ impl Queue for FakeQueue {
         self.away.lock().unwrap().map_or(Ok(()), Err)
     }
 
-    async fn consume(&self, _prefetch: u16) -> Result<Box<dyn Consumer>, QueueError> {
+    async fn consume(&self, _prefetch: u16, _rank: u16) -> Result<Box<dyn Consumer>, QueueError> {
         Err(QueueError::Gone)
     }
 

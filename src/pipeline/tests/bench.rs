@@ -252,7 +252,7 @@ impl Bench {
     /// Works until the queue is empty or a batch is not settled.
     pub async fn work(&self, desk: Arc<Desk>) -> Settled {
         let worker = self.worker(desk);
-        let mut consumer = self.queue.consume(128).await.unwrap();
+        let mut consumer = self.queue.consume(128, 0).await.unwrap();
         let settled = self.steps(&worker, consumer.as_mut()).await;
         consumer.close().await;
         settled

@@ -113,7 +113,7 @@ on_both! {
         assert!(bench.listed().await.is_empty());
         let depths = bench.queue.depths().await.unwrap();
         assert_eq!((depths.iter().map(|depth| depth.ready).sum::<u64>(), bench.waiting().await), (2, 2));
-        let mut consumer = bench.queue.consume(8).await.unwrap();
+        let mut consumer = bench.queue.consume(8, 0).await.unwrap();
         let again = consumer.next(8, std::time::Duration::ZERO).await.unwrap();
         assert_eq!((again.len(), again[0].redeliveries), (2, 1));
         assert_eq!(bench.worker(bench.desk()).step(consumer.as_mut(), again).await.unwrap(), Settled::Done);

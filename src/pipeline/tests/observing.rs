@@ -50,7 +50,7 @@ impl Queue for Told {
         Ok(())
     }
 
-    async fn consume(&self, _: u16) -> Result<Box<dyn Consumer>, QueueError> {
+    async fn consume(&self, _: u16, _: u16) -> Result<Box<dyn Consumer>, QueueError> {
         Err(QueueError::Gone)
     }
 

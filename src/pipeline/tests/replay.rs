@@ -71,7 +71,7 @@ on_both! {
         let row = bench.row("created-1").await;
         db.sql("update account set status = 'frozen', status_at = null, status_key = null").await;
         bench.replayer(bench.desk(), true).run(Which::Ids(vec![row.id]), None, &|_| {}).await.unwrap();
-        let mut consumer = bench.queue.consume(1).await.unwrap();
+        let mut consumer = bench.queue.consume(1, 0).await.unwrap();
         let message = consumer.next(1, std::time::Duration::ZERO).await.unwrap().remove(0);
         let find = |name: &str| crate::providers::find(name).map(|provider| provider.name);
         let opened = db.options.vault.ring.open_delivery(&message.body, &find).unwrap();

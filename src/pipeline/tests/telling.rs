@@ -62,7 +62,7 @@ async fn committed(db: &Arc<Db>) -> (Bench, Arc<Hearer>, Teller) {
     bench.publish([body(&[about(1, "created", 0), about(2, "created", 0)])]).await;
     let size = BatchSize { max: 64, linger: Duration::ZERO };
     let worker = Worker::new(bench.queue.clone(), store.clone(), bench.desk(), size, bench.stop.clone());
-    let mut consumer = bench.queue.consume(128).await.unwrap();
+    let mut consumer = bench.queue.consume(128, 0).await.unwrap();
     let batch = consumer.next(64, Duration::ZERO).await.unwrap();
     assert_eq!(worker.step(consumer.as_mut(), batch).await.unwrap(), Settled::Done);
     consumer.close().await;

@@ -58,7 +58,7 @@ async fn a_full_log_refuses_until_something_is_settled_also_after_reopening() {
 
     let queue = Embedded::open(bounded).await.unwrap();
     assert_eq!(queue.accepts(), Err(PublishError::Full));
-    let mut consumer = queue.consume(10).await.unwrap();
+    let mut consumer = queue.consume(10, 0).await.unwrap();
     let messages = take(&mut consumer, 3).await;
     consumer.ack(tokens(messages)).await.unwrap();
     assert_eq!(queue.accepts(), Ok(()));
@@ -71,7 +71,7 @@ async fn a_file_that_cannot_be_written_refuses_and_recovers_by_itself() {
     let place = place().await;
     let queue: Arc<dyn Queue> = Embedded::open(settings(&place)).await.unwrap();
     publish(&queue, ["before".into()]).await;
-    let mut consumer = queue.consume(10).await.unwrap();
+    let mut consumer = queue.consume(10, 0).await.unwrap();
     let before = take(&mut consumer, 1).await;
 
     let mut stranger = stranger(&place).await;
@@ -86,7 +86,7 @@ async fn a_file_that_cannot_be_written_refuses_and_recovers_by_itself() {
     queue.close().await;
 
     let queue = Embedded::open(settings(&place)).await.unwrap();
-    let mut consumer = queue.consume(10).await.unwrap();
+    let mut consumer = queue.consume(10, 0).await.unwrap();
     assert_eq!(bodies(&take(&mut consumer, 1).await), ["after"]);
     nothing_comes(&mut consumer).await;
     queue.close().await;
@@ -105,7 +105,7 @@ async fn an_insert_that_fails_takes_nothing_with_it() {
     assert_eq!(queue.publish(delivery("meanwhile")).await, Err(PublishError::Storage));
     sqlx::raw_sql("drop trigger refusal").execute(&mut stranger).await.unwrap();
     queue.publish(delivery("after")).await.unwrap();
-    let mut consumer = queue.consume(10).await.unwrap();
+    let mut consumer = queue.consume(10, 0).await.unwrap();
     assert_eq!(bodies(&take(&mut consumer, 2).await), ["after", "before"]);
     queue.close().await;
 }
@@ -146,7 +146,7 @@ async fn a_backlog_larger_than_memory_comes_out_whole_and_in_order() {
         let queue = Arc::clone(&queue);
         tokio::spawn(async move { publish(&queue, (COUNT..2 * COUNT - 1_000).map(|it| format!("{it:06}"))).await })
     };
-    let mut consumer = queue.consume(700).await.unwrap();
+    let mut consumer = queue.consume(700, 0).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 2 * COUNT - 1_000 {
         let messages = timeout(PATIENCE, consumer.next(300, Duration::ZERO)).await.unwrap().unwrap();
@@ -174,7 +174,7 @@ async fn a_queue_that_was_dropped_without_closing_keeps_what_it_confirmed() {
             Err(_) => tokio::task::yield_now().await,
         }
     };
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     assert_eq!(bodies(&take(&mut consumer, 50).await), numbered(50));
     queue.close().await;
 }

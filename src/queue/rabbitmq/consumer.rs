@@ -60,7 +60,7 @@ impl RabbitConsumer {
         link: Arc<Link>,
         session: Session,
         topology: &Topology,
-        prefetch: u16,
+        (prefetch, rank): (u16, u16),
         silent: &Silent,
     ) -> Result<Self, NotOpened> {
         // Also here, not on connecting alone: a consumer that was cancelled because somebody deleted its queue comes back.
@@ -71,9 +71,9 @@ impl RabbitConsumer {
             let channel = session.channel().await?;
             // Quorum queues refuse a limit for all consumers together, so each has one of its own
             // (<https://www.rabbitmq.com/docs/quorum-queues#global-qos>).
-            let lane = Lane::new(queue, channel, share(prefetch, index, queues.len()));
+            let lane = Lane::new(queue, channel, share(prefetch, index, queues.len()), rank);
             limit(&lane.channel, lane.prefetch()).await?;
-            let consumer = match timeout(CALL_TIMEOUT, consume(&lane.channel, queue, FIRST)).await {
+            let consumer = match timeout(CALL_TIMEOUT, consume(&lane.channel, queue, FIRST, rank)).await {
                 Ok(Ok(consumer)) => consumer,
                 Ok(Err(error)) => {
                     let trouble = judge(&format!("consume from queue {queue}"), &error);

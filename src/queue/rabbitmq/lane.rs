@@ -16,7 +16,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 
 use super::refusal::{Trouble, call, judge};
 use super::tags::Tags;
@@ -47,6 +47,8 @@ pub(super) struct Lane {
     pub(super) tags: Tags,
     /// The most messages that it may hold.
     share: u16,
+    /// Consumers of lower ranks are given messages first.
+    rank: u16,
     /// Those that are open, the first one first.
     taps: Vec<Tap>,
     /// How many there were so far: no name is used twice.
@@ -71,13 +73,14 @@ enum Turn {
 
 impl Lane {
     /// A lane that may grow to `share`, with its first tap, which is to be opened as [`FIRST`].
-    pub(super) fn new(queue: &str, channel: Channel, share: u16) -> Self {
+    pub(super) fn new(queue: &str, channel: Channel, share: u16, rank: u16) -> Self {
         let first = Tap { number: FIRST, prefetch: share.min(FIRST_TAP) };
         Self {
             queue: queue.into(),
             channel,
             tags: Tags::default(),
             share,
+            rank,
             taps: vec![first],
             numbered: FIRST,
             change: None,
@@ -105,10 +108,10 @@ impl Lane {
                 self.numbered += 1;
                 let number = self.numbered;
                 self.taps.push(Tap { number, prefetch });
-                let (channel, queue) = (self.channel.clone(), self.queue.to_string());
+                let (channel, queue, rank) = (self.channel.clone(), self.queue.to_string(), self.rank);
                 self.change = Some(Box::pin(async move {
                     limit(&channel, prefetch).await?;
-                    let consumer = call("consume more from a queue", consume(&channel, &queue, number)).await?;
+                    let consumer = call("consume more from a queue", consume(&channel, &queue, number, rank)).await?;
                     Ok(Some(flow(consumer, queue, index, number)))
                 }));
             }
@@ -170,10 +173,12 @@ pub(super) async fn limit(channel: &Channel, prefetch: u16) -> Result<(), Troubl
     call("limit what is prefetched", channel.basic_qos(prefetch, BasicQosOptions::default())).await
 }
 
-/// The limit that was set last holds for this one, and those before it keep theirs.
-pub(super) async fn consume(channel: &Channel, queue: &str, tap: usize) -> lapin::Result<lapin::Consumer> {
-    let options = BasicConsumeOptions::default();
-    channel.basic_consume(queue.into(), tag(tap).into(), options, FieldTable::default()).await
+/// The limit that was set last holds for this one, and those before it keep theirs. The broker gives to the highest priority
+/// that has room (<https://www.rabbitmq.com/docs/consumer-priority>).
+pub(super) async fn consume(channel: &Channel, queue: &str, tap: usize, rank: u16) -> lapin::Result<lapin::Consumer> {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-priority".into(), AMQPValue::LongInt(-i32::from(rank)));
+    channel.basic_consume(queue.into(), tag(tap).into(), BasicConsumeOptions::default(), arguments).await
 }
 
 async fn cancel(channel: &Channel, tap: usize) -> Result<(), Trouble> {

@@ -197,13 +197,13 @@ impl Queue for RabbitMq {
         self.publisher.accepts()
     }
 
-    async fn consume(&self, prefetch: u16) -> Result<Box<dyn Consumer>, QueueError> {
+    async fn consume(&self, prefetch: u16, rank: u16) -> Result<Box<dyn Consumer>, QueueError> {
         let link = self.consuming();
         let mut delays = Delays::new(Duration::from_millis(100), Duration::from_secs(3));
         loop {
             let session = link.wait().await?;
             let silent = self.silent();
-            match RabbitConsumer::open(Arc::clone(link), session, &self.topology, prefetch, &silent).await {
+            match RabbitConsumer::open(Arc::clone(link), session, &self.topology, (prefetch, rank), &silent).await {
                 Ok(consumer) => return Ok(Box::new(consumer)),
                 Err(NotOpened::Trouble(Trouble::Standing { sentence, .. })) => {
                     link.stop(&sentence);

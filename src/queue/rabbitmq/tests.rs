@@ -21,7 +21,7 @@ use super::proxy::{Mode, Proxy};
 use super::publisher::publish_window;
 use super::{RabbitMq, RabbitMqSettings, connect_once};
 use crate::queue::contract::{
-    AtBroker, PATIENCE, Place, bodies, delivery, delivery_of, nothing_comes, numbered, on, take, tokens,
+    AtBroker, PATIENCE, Place, bodies, delivery, delivery_of, nothing_comes, numbered, on, publish, take, tokens,
 };
 use crate::queue::{PublishError, Queue, QueueError};
 
@@ -75,7 +75,7 @@ at_broker! {
     async fn a_message_that_no_queue_is_bound_for_is_consumed_all_the_same(place) {
         let queue = place.open().await;
         queue.publish(delivery_of("nobody", "astray")).await.unwrap();
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         let message = take(&mut consumer, 1).await.pop().unwrap();
         assert!(message.queue.ends_with(".unrouted"), "{}", message.queue);
         assert_eq!(&message.body[..], b"astray");
@@ -90,10 +90,22 @@ at_broker! {
         let name = format!("{}.unit", place.prefix);
         let got = channel.basic_get(name.as_str().into(), BasicGetOptions::default()).await.unwrap().unwrap();
         channel.basic_nack(got.delivery_tag, BasicNackOptions { requeue: false, multiple: false }).await.unwrap();
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         let message = take(&mut consumer, 1).await.pop().unwrap();
         assert!(message.queue.ends_with(".dead"), "{}", message.queue);
         assert_eq!(&message.body[..], b"given up");
+        queue.close().await;
+    }
+
+    async fn a_consumer_is_given_what_those_of_lower_ranks_have_no_room_for(place) {
+        let queue = place.open().await;
+        let mut second = queue.consume(4, 1).await.unwrap();
+        let mut first = queue.consume(4, 0).await.unwrap();
+        publish(&queue, numbered(3)).await;
+        assert_eq!(take(&mut first, 3).await.len(), 3);
+        nothing_comes(&mut second).await;
+        publish(&queue, numbered(2)).await;
+        assert_eq!((take(&mut first, 1).await.len(), take(&mut second, 1).await.len()), (1, 1));
         queue.close().await;
     }
 
@@ -141,7 +153,7 @@ at_broker! {
 
         proxy.set(Mode::Through);
         published(&queue, "before").await;
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         assert_eq!(bodies(&take(&mut consumer, 1).await), ["before"]);
 
         proxy.set(Mode::Cut);
@@ -152,7 +164,7 @@ at_broker! {
 
         proxy.set(Mode::Through);
         published(&queue, "after").await;
-        let mut consumer = timeout(PATIENCE, queue.consume(100)).await.unwrap().unwrap();
+        let mut consumer = timeout(PATIENCE, queue.consume(100, 0)).await.unwrap().unwrap();
         let messages = take(&mut consumer, 2).await;
         assert_eq!(bodies(&messages), ["after", "before"]);
         consumer.ack(tokens(messages)).await.unwrap();
@@ -164,13 +176,13 @@ at_broker! {
         let proxy = Proxy::before(&place.url, Mode::Through).await;
         let queue = through(&proxy, &place, PATIENCE, 100).await;
         published(&queue, "before").await;
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         assert_eq!(bodies(&take(&mut consumer, 1).await), ["before"]);
         proxy.say_goodbye();
         let gone = timeout(PATIENCE, consumer.next(1, Duration::ZERO)).await.unwrap();
         assert!(matches!(gone, Err(QueueError::Gone)), "{gone:?}");
         drop(consumer);
-        let mut consumer = timeout(PATIENCE, queue.consume(100)).await.unwrap().unwrap();
+        let mut consumer = timeout(PATIENCE, queue.consume(100, 0)).await.unwrap().unwrap();
         published(&queue, "after").await;
         assert_eq!(bodies(&take(&mut consumer, 2).await), ["after", "before"]);
         queue.close().await;
@@ -182,13 +194,13 @@ at_broker! {
         let vhost = if proxy.url().matches('/').count() > 2 { "" } else { "/" };
         settings.url = SecretString::from(format!("{}{vhost}?heartbeat=1", proxy.url()));
         let queue = RabbitMq::connect(settings);
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         proxy.set(Mode::Stalled);
         let gone = timeout(PATIENCE, consumer.next(1, Duration::ZERO)).await.unwrap();
         assert!(matches!(gone, Err(QueueError::Gone)), "{gone:?}");
         proxy.set(Mode::Through);
         published(&queue, "after").await;
-        let mut consumer = timeout(PATIENCE, queue.consume(100)).await.unwrap().unwrap();
+        let mut consumer = timeout(PATIENCE, queue.consume(100, 0)).await.unwrap().unwrap();
         assert_eq!(bodies(&take(&mut consumer, 1).await), ["after"]);
         queue.close().await;
     }
@@ -213,7 +225,7 @@ at_broker! {
             }
         }
         proxy.set(Mode::Through);
-        let mut consumer = queue.consume(1_000).await.unwrap();
+        let mut consumer = queue.consume(1_000, 0).await.unwrap();
         while !confirmed.is_empty() {
             let messages = timeout(PATIENCE, consumer.next(1_000, Duration::ZERO)).await.unwrap().unwrap();
             for body in bodies(&messages) {
@@ -304,7 +316,7 @@ at_broker! {
         assert!(sentence.contains(&name) && sentence.contains("406"), "{sentence}");
         assert_eq!(timeout(PATIENCE, queue.stopped()).await.unwrap(), sentence);
         assert_eq!(queue.publish(delivery("x")).await, Err(PublishError::Disconnected));
-        assert!(matches!(queue.consume(1).await, Err(QueueError::Fatal(_))));
+        assert!(matches!(queue.consume(1, 0).await, Err(QueueError::Fatal(_))));
         let told = RabbitMq::apply_topology(&place.settings()).await;
         assert!(matches!(told, Err(QueueError::Fatal(again)) if again == sentence));
         queue.close().await;
@@ -322,14 +334,14 @@ at_broker! {
 
     async fn a_queue_that_was_deleted_comes_back_with_its_consumer(place) {
         let queue = place.open().await;
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         let connection = raw(&place).await;
         let channel = connection.create_channel().await.unwrap();
         let name = format!("{}.unit", place.prefix);
         channel.queue_delete(name.as_str().into(), Default::default()).await.unwrap();
         let gone = timeout(PATIENCE, consumer.next(1, Duration::ZERO)).await.unwrap();
         assert!(matches!(gone, Err(QueueError::Gone)), "{gone:?}");
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         queue.publish(delivery("again")).await.unwrap();
         let message = take(&mut consumer, 1).await.pop().unwrap();
         assert!(message.queue.ends_with(".unit"), "{}", message.queue);
@@ -348,7 +360,7 @@ at_broker! {
             }
         };
         timeout(PATIENCE, publishing).await.unwrap();
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         assert_eq!(bodies(&take(&mut consumer, 1).await), ["somewhere"]);
         nothing_comes(&mut consumer).await;
         queue.close().await;
@@ -379,7 +391,7 @@ async fn a_memory_alarm_refuses_at_once_and_lets_acks_through() {
     for body in numbered(20) {
         queue.publish(delivery(body)).await.unwrap();
     }
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     let held = take(&mut consumer, 20).await;
 
     node.memory_alarm(true).await;
@@ -394,7 +406,7 @@ async fn a_memory_alarm_refuses_at_once_and_lets_acks_through() {
 
     consumer.ack(tokens(held)).await.unwrap();
     consumer.close().await;
-    let mut consumer = queue.consume(100).await.unwrap();
+    let mut consumer = queue.consume(100, 0).await.unwrap();
     nothing_comes(&mut consumer).await;
     assert!(queue.depths().await.is_ok(), "the consuming connection is not blocked");
 
@@ -412,7 +424,7 @@ async fn a_broker_that_is_killed_works_again_soon_after_its_return() {
     queue.ready(PATIENCE).await.unwrap();
     published(&queue, "before").await;
     for _ in 0..2 {
-        let mut consumer = queue.consume(100).await.unwrap();
+        let mut consumer = queue.consume(100, 0).await.unwrap();
         node.kill().await;
         let gone = timeout(PATIENCE, consumer.next(100, Duration::ZERO)).await.unwrap();
         // What came before the end may be given first.
@@ -423,7 +435,7 @@ async fn a_broker_that_is_killed_works_again_soon_after_its_return() {
         node.restart().await;
         let since = Instant::now();
         published(&queue, "after").await;
-        let mut consumer = timeout(PATIENCE, queue.consume(100)).await.unwrap().unwrap();
+        let mut consumer = timeout(PATIENCE, queue.consume(100, 0)).await.unwrap().unwrap();
         assert!(!take(&mut consumer, 1).await.is_empty());
         let took = since.elapsed();
         println!("publishing and consuming again {took:?} after the broker's return");

@@ -82,7 +82,7 @@ impl Queue for Moody {
         }
     }
 
-    async fn consume(&self, _prefetch: u16) -> Result<Box<dyn Consumer>, QueueError> {
+    async fn consume(&self, _prefetch: u16, _rank: u16) -> Result<Box<dyn Consumer>, QueueError> {
         Err(QueueError::Gone)
     }
 
@@ -357,7 +357,7 @@ async fn a_real_broker_that_is_away_from_the_start_gets_everything_when_it_comes
         let mut expected = publish(&queue, "unit", 1_000).await;
         proxy.set(Mode::Through);
         expected.extend(publish(&queue, "plaid", 500).await);
-        let mut consumer = timeout(PATIENCE, queue.consume(1_000)).await.unwrap().unwrap();
+        let mut consumer = timeout(PATIENCE, queue.consume(1_000, 0)).await.unwrap().unwrap();
         while !expected.is_empty() {
             let messages = timeout(PATIENCE, consumer.next(1_000, Duration::ZERO)).await.unwrap().unwrap();
             for message in &messages {
@@ -392,7 +392,7 @@ async fn a_real_broker_that_falls_silent_costs_nobody_more_than_the_patience() {
         assert!(waiting(&queue).await >= 600);
         proxy.set(Mode::Through);
         until_waiting(&queue, 0).await;
-        let mut consumer = timeout(PATIENCE, queue.consume(1_000)).await.unwrap().unwrap();
+        let mut consumer = timeout(PATIENCE, queue.consume(1_000, 0)).await.unwrap().unwrap();
         while !expected.is_empty() {
             let messages = timeout(PATIENCE, consumer.next(1_000, Duration::ZERO)).await.unwrap().unwrap();
             for message in &messages {

@@ -132,7 +132,7 @@ async fn a_real_broker_says_what_is_held_and_how_fast_it_moves() {
     for body in numbered(20) {
         queue.publish(delivery(body)).await.unwrap();
     }
-    let mut consumer = queue.consume(10).await.unwrap();
+    let mut consumer = queue.consume(10, 0).await.unwrap();
     let mut held = take(&mut consumer, 10).await;
     // The API is asked until its figures have come: they are some seconds old.
     let mut looks = tokio::time::interval(Duration::from_millis(200));
