@@ -8,6 +8,7 @@
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection};
 
+use super::latencies::Latencies;
 use super::measurements::{Scale, fill, steadily, worked, written};
 use super::report::{Report, Wanted};
 use super::stage::Stage;
@@ -17,8 +18,14 @@ use super::traffic::{FIRST_CUSTOMER, FIRST_EVENT, PER_CUSTOMER};
 const CHUNK: u64 = 1_000_000;
 /// Deliveries that a worker drains in each round.
 const BACKLOG: u64 = 100_000;
+/// How often each size comes in a round while latencies are looked at, and for how long: an fsync that takes long, or a log that
+/// the broker takes over, falls into one of them.
+const SLICES: u64 = 3;
+const SLICE_SECONDS: u64 = 10;
 /// Deliveries between the first ones of two rounds.
 const APART: u64 = 400_000;
+/// Deliveries between the first ones of two slices.
+const SLICE_APART: u64 = 50_000;
 
 /// Draining and latency at every size.
 pub async fn growth(stage: &mut Stage, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
@@ -38,11 +45,22 @@ pub async fn growth(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
                 rates.push(rate);
             }
         }
-        for (size, database, _, nineties) in tables.iter_mut().filter(|_| round > 0) {
-            let (first, among) = place(*size);
-            // Draining leaves more to be written the larger the tables are, a steady rate leaves little.
-            written(database).await?;
-            nineties.push(steadily(stage, database, scale.seconds, first + BACKLOG, &[&among]).await?.1);
+        if round == 0 {
+            continue;
+        }
+        let seconds = SLICE_SECONDS.min(scale.seconds);
+        let mut latencies: Vec<Latencies> = tables.iter().map(|_| Latencies::default()).collect();
+        for slice in 0..SLICES {
+            for ((size, database, ..), latencies) in tables.iter().zip(&mut latencies) {
+                let (first, among) = place(*size);
+                let first = first + BACKLOG + slice * SLICE_APART;
+                // Draining leaves more to be written the larger the tables are, a steady rate leaves little.
+                written(database).await?;
+                latencies.add(&steadily(stage, database, seconds, first, &[&among]).await?);
+            }
+        }
+        for ((.., nineties), latencies) in tables.iter_mut().zip(latencies) {
+            nineties.push(latencies.quantile(0.99));
         }
     }
     let (few_rates, few_nineties) =

@@ -7,6 +7,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `measurements`, `growth` | what is measured, in which order |
+//! | `latencies` | how long events took |
 //! | `traffic`, `pace`, `sender` | deliveries, when they are sent, who sends them |
 //! | `publisher`, `drain`, `group` | the floors: bare publishes, bare statements, bare SQLite |
 //! | `stage`, `process`, `report` | servers, processes, the table |
@@ -16,6 +17,7 @@
 mod drain;
 mod group;
 mod growth;
+mod latencies;
 mod measurements;
 mod pace;
 mod process;

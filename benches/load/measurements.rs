@@ -14,6 +14,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 
 use super::drain::Drained;
+use super::latencies::Latencies;
 use super::pace::Found;
 use super::process::{Finhook, Usage, finhook, role};
 use super::report::{Report, Wanted};
@@ -245,9 +246,9 @@ pub async fn worker(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
     let [mut halves, mut nineties] = [const { Vec::new() }; 2];
     for _ in 0..scale.rounds {
         let database = stage.database().await?;
-        let (half, ninety_nine) = steadily(stage, &database, scale.seconds, 0, &[]).await?;
-        halves.push(half);
-        nineties.push(ninety_nine);
+        let latencies = steadily(stage, &database, scale.seconds, 0, &[]).await?;
+        halves.push(latencies.quantile(0.5));
+        nineties.push(latencies.quantile(0.99));
         stage.drop_database().await?;
     }
     report.add("received to committed at 500/s, p50", "ms", &halves, &[], Wanted::AtMost(15.0));
@@ -255,60 +256,28 @@ pub async fn worker(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
     Ok(())
 }
 
-/// How long events take from receipt to commit at a steady rate, in milliseconds: half of them at most, 99 of 100 at most.
-/// Those of the first second are not counted: in it both have everything to ask and to prepare for the first time.
+/// How long events take from receipt to commit at a steady rate. Those of the first second are not counted: in it both have everything to ask and to prepare for the first time.
 pub async fn steadily(
     stage: &Stage,
     database: &str,
     seconds: u64,
     first: u64,
     more: &[&str],
-) -> anyhow::Result<(f64, f64)> {
+) -> anyhow::Result<Latencies> {
     let worker = Finhook::serve(&["--only", "worker"], &stage.settings(database)).await?;
     let receiver = Finhook::serve(&["--only", "receiver"], &stage.settings(database)).await?;
     let (a_second, count, rate) = (STEADY as u64, STEADY as u64 * seconds, STEADY.to_string());
     let more: Vec<&str> = [rate.as_str()].into_iter().chain(more.iter().copied()).collect();
     send(&receiver.public, "unit", a_second, first, &more).await?;
     until_committed(&worker, a_second, Instant::now()).await?;
-    let before = buckets(&worker.metrics().await?, LATENCY);
+    let before = Latencies::of(&worker.metrics().await?);
     send(&receiver.public, "unit", count, first + a_second, &more).await?;
     until_committed(&worker, a_second + count, Instant::now()).await?;
-    let mut buckets = buckets(&worker.metrics().await?, LATENCY);
-    buckets.iter_mut().zip(before).for_each(|((_, sum), (_, earlier))| *sum -= earlier);
+    let mut latencies = Latencies::of(&worker.metrics().await?);
+    latencies.take_away(&before);
     receiver.stop().await?;
     worker.stop().await?;
-    Ok((quantile(&buckets, 0.5) * 1e3, quantile(&buckets, 0.99) * 1e3))
-}
-
-const LATENCY: &str = "finhook_event_latency_seconds";
-
-/// The cumulative buckets of a histogram, all series together.
-fn buckets(metrics: &str, name: &str) -> Vec<(f64, f64)> {
-    let mut buckets: Vec<(f64, f64)> = Vec::new();
-    for line in metrics.lines().filter(|line| line.starts_with(&format!("{name}_bucket"))) {
-        let bound = line.split_once("le=\"").and_then(|(_, rest)| rest.split_once('"'));
-        let Some(bound) = bound.and_then(|(bound, _)| bound.parse::<f64>().ok()) else { continue };
-        let count = line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok()).unwrap_or_default();
-        match buckets.iter_mut().find(|(known, _)| *known == bound) {
-            Some((_, sum)) => *sum += count,
-            None => buckets.push((bound, count)),
-        }
-    }
-    buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
-    buckets
-}
-
-/// A quantile of cumulative buckets, evenly spread within its bucket.
-fn quantile(buckets: &[(f64, f64)], wanted: f64) -> f64 {
-    let all = buckets.last().map_or(0.0, |(_, count)| *count);
-    let (mut below, mut before) = (0.0, 0.0);
-    for (bound, count) in buckets {
-        if *count >= all * wanted && *count > before {
-            return below + (bound - below) * (all * wanted - before) / (count - before);
-        }
-        (below, before) = (*bound, *count);
-    }
-    f64::INFINITY
+    Ok(latencies)
 }
 
 /// The embedded default: the receiver alone, and both halves together.
