@@ -16,15 +16,15 @@ use super::traffic::{FIRST_CUSTOMER, FIRST_EVENT, PER_CUSTOMER};
 
 /// Rows of one statement that fills a table.
 const CHUNK: u64 = 1_000_000;
-/// Deliveries that a worker drains in each round.
-const BACKLOG: u64 = 100_000;
-/// How often each size comes in a round while latencies are looked at, and for how long: an fsync that takes long, or a log that
-/// the broker takes over, falls into one of them.
+/// How often each size comes in a round: an fsync that takes long, or a log that the broker takes over, falls into one slice.
 const SLICES: u64 = 3;
-const SLICE_SECONDS: u64 = 10;
+/// Deliveries that a worker drains in each of them.
+const BACKLOG: u64 = 60_000;
+/// Seconds of a steady rate.
+const SECONDS: u64 = 10;
 /// Deliveries between the first ones of two rounds.
 const APART: u64 = 400_000;
-/// Deliveries between the first ones of two slices.
+/// Deliveries between the first ones of two slices of a steady rate.
 const SLICE_APART: u64 = 50_000;
 
 /// Draining and latency at every size.
@@ -37,29 +37,31 @@ pub async fn growth(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
     }
     for round in 0..=scale.rounds as u64 {
         let place = |size: u64| (size + round * APART, format!("among:{}", size / PER_CUSTOMER));
-        for (size, database, rates, _) in &mut tables {
-            let (first, among) = place(*size);
-            fill(stage, database, BACKLOG, first, &["0", &among]).await?;
-            let rate = worked(stage, database, BACKLOG).await?.0;
-            if round > 0 {
-                rates.push(rate);
+        let mut drained_in: Vec<f64> = tables.iter().map(|_| 0.0).collect();
+        for slice in 0..SLICES {
+            for ((size, database, ..), seconds) in tables.iter().zip(&mut drained_in) {
+                let (first, among) = place(*size);
+                fill(stage, database, BACKLOG, first + slice * BACKLOG, &["0", &among]).await?;
+                *seconds += BACKLOG as f64 / worked(stage, database, BACKLOG).await?.0;
             }
         }
         if round == 0 {
             continue;
         }
-        let seconds = SLICE_SECONDS.min(scale.seconds);
+        let seconds = SECONDS.min(scale.seconds);
         let mut latencies: Vec<Latencies> = tables.iter().map(|_| Latencies::default()).collect();
         for slice in 0..SLICES {
             for ((size, database, ..), latencies) in tables.iter().zip(&mut latencies) {
                 let (first, among) = place(*size);
-                let first = first + BACKLOG + slice * SLICE_APART;
+                let first = first + SLICES * BACKLOG + slice * SLICE_APART;
                 // Draining leaves more to be written the larger the tables are, a steady rate leaves little.
                 written(database).await?;
                 latencies.add(&steadily(stage, database, seconds, first, &[&among]).await?);
             }
         }
-        for ((.., nineties), latencies) in tables.iter_mut().zip(latencies) {
+        for ((.., rates, nineties), (drained_in, latencies)) in tables.iter_mut().zip(drained_in.iter().zip(latencies))
+        {
+            rates.push((SLICES * BACKLOG) as f64 / drained_in);
             nineties.push(latencies.quantile(0.99));
         }
     }

@@ -46,7 +46,7 @@ const USAGE: &str = "benches/run [--quick] [--only NAME]… [--json FILE]
 
   --quick      one short round of everything, in about a minute: a look, no judgement
   --only NAME  receiver, worker, embedded, memory, starting; may be given several times
-               growth: into tables of 10,000 to 10,000,000 events, which takes ten minutes and 12 GB
+               growth: into tables of 10,000 to 10,000,000 events, which takes a quarter of an hour and 12 GB
   --json FILE  where the figures go (target/benches.json)";
 
 /// Only when it is asked for.

@@ -5,7 +5,8 @@
 //!            v                                   │
 //! start ─> consume ─> next batch ─> settle ─> ack ─> next batch …      stop: give back what is not settled
 //! ```
-//! Each worker task has a consumer of its own; while one batch commits, the next ones wait in its prefetch.
+//! Each worker task has a consumer of its own; while one batch commits, the next ones wait in its prefetch. The broker gives
+//! to the first worker that has room, so that where little waits, one worker takes together what is about one subject.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
