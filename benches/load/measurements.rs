@@ -256,7 +256,8 @@ pub async fn worker(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
     Ok(())
 }
 
-/// How long events take from receipt to commit at a steady rate. Those of the first second are not counted: in it both have everything to ask and to prepare for the first time.
+/// How long events take from receipt to commit at a steady rate. Those of the first second are not counted: in it both have
+/// everything to ask and to prepare for the first time.
 pub async fn steadily(
     stage: &Stage,
     database: &str,
