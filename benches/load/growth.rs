@@ -37,7 +37,7 @@ pub async fn growth(stage: &mut Stage, scale: Scale, report: &mut Report) -> any
     }
     for round in 0..=scale.rounds as u64 {
         let place = |size: u64| (size + round * APART, format!("among:{}", size / PER_CUSTOMER));
-        let mut drained_in: Vec<f64> = tables.iter().map(|_| 0.0).collect();
+        let mut drained_in: Vec<f64> = vec![0.0; tables.len()];
         for slice in 0..SLICES {
             for ((size, database, ..), seconds) in tables.iter().zip(&mut drained_in) {
                 let (first, among) = place(*size);

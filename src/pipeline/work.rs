@@ -6,7 +6,8 @@
 //! start ─> consume ─> next batch ─> settle ─> ack ─> next batch …      stop: give back what is not settled
 //! ```
 //! Each worker task has a consumer of its own; while one batch commits, the next ones wait in its prefetch. The broker gives
-//! to the first worker that has room, so that where little waits, one worker takes together what is about one subject.
+//! a few messages to the first worker that has room, so that where little waits, one worker takes together what is about one
+//! subject.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -138,7 +139,7 @@ impl Worker {
         Self { watch, ..self }
     }
 
-    /// The same, given messages only when those of lower ranks have no room.
+    /// The same, after those of lower ranks ([`Queue::consume`]).
     pub fn of_rank(self, rank: u16) -> Self {
         Self { rank, ..self }
     }

@@ -37,9 +37,9 @@ pub trait Queue: Send + Sync {
     /// Opens a consumer over all queues (every provider's, the unrouted and the broker's dead ones) holding at most
     /// `prefetch` unsettled messages of each. Waits, reconnecting, until the broker is there.
     ///
-    /// A broker gives nothing to a consumer of a higher `rank` while one of a lower rank has room. Where little waits, one
-    /// worker then takes what comes together instead of several that wait for each other's subjects. The embedded queue,
-    /// whose store commits one batch after the other, knows no rank.
+    /// A broker gives the first few messages to the consumer of the lowest `rank`, then to the next, and what is more to all
+    /// of them in turn. Where little waits, one worker then takes what comes together instead of several that wait for each
+    /// other's subjects. The embedded queue, whose store commits one batch after the other, knows no rank.
     async fn consume(&self, prefetch: u16, rank: u16) -> Result<Box<dyn Consumer>, QueueError>;
 
     /// How many messages stand in each queue.

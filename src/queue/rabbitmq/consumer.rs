@@ -60,7 +60,8 @@ impl RabbitConsumer {
         link: Arc<Link>,
         session: Session,
         topology: &Topology,
-        (prefetch, rank): (u16, u16),
+        prefetch: u16,
+        rank: u16,
         silent: &Silent,
     ) -> Result<Self, NotOpened> {
         // Also here, not on connecting alone: a consumer that was cancelled because somebody deleted its queue comes back.

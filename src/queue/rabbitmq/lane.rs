@@ -47,7 +47,7 @@ pub(super) struct Lane {
     pub(super) tags: Tags,
     /// The most messages that it may hold.
     share: u16,
-    /// Consumers of lower ranks are given messages first.
+    /// The first taps of lower ranks are given messages first.
     rank: u16,
     /// Those that are open, the first one first.
     taps: Vec<Tap>,
@@ -174,10 +174,12 @@ pub(super) async fn limit(channel: &Channel, prefetch: u16) -> Result<(), Troubl
 }
 
 /// The limit that was set last holds for this one, and those before it keep theirs. The broker gives to the highest priority
-/// that has room (<https://www.rabbitmq.com/docs/consumer-priority>).
+/// that has room (<https://www.rabbitmq.com/docs/consumer-priority>): to first taps by rank, and what they have no room for to
+/// further ones in turn. So what waits behind a commit that takes long is a first tap, and not all that its lane has grown to.
 pub(super) async fn consume(channel: &Channel, queue: &str, tap: usize, rank: u16) -> lapin::Result<lapin::Consumer> {
+    let place = if tap == FIRST { rank } else { u16::MAX };
     let mut arguments = FieldTable::default();
-    arguments.insert("x-priority".into(), AMQPValue::LongInt(-i32::from(rank)));
+    arguments.insert("x-priority".into(), AMQPValue::LongInt(-i32::from(place)));
     channel.basic_consume(queue.into(), tag(tap).into(), BasicConsumeOptions::default(), arguments).await
 }
 

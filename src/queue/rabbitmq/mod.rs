@@ -203,7 +203,7 @@ impl Queue for RabbitMq {
         loop {
             let session = link.wait().await?;
             let silent = self.silent();
-            match RabbitConsumer::open(Arc::clone(link), session, &self.topology, (prefetch, rank), &silent).await {
+            match RabbitConsumer::open(Arc::clone(link), session, &self.topology, prefetch, rank, &silent).await {
                 Ok(consumer) => return Ok(Box::new(consumer)),
                 Err(NotOpened::Trouble(Trouble::Standing { sentence, .. })) => {
                     link.stop(&sentence);

@@ -109,6 +109,18 @@ at_broker! {
         queue.close().await;
     }
 
+    async fn little_waits_behind_a_consumer_of_low_rank_that_is_busy_however_much_it_may_hold(place) {
+        let queue = place.open().await;
+        let mut busy = queue.consume(32, 0).await.unwrap();
+        publish(&queue, numbered(32)).await;
+        let all = take(&mut busy, 32).await;
+        busy.ack(tokens(all)).await.unwrap();
+        let mut second = queue.consume(32, 1).await.unwrap();
+        publish(&queue, numbered(16)).await;
+        assert_eq!(take(&mut second, 8).await.len(), 8);
+        queue.close().await;
+    }
+
     async fn returned_messages_are_matched_by_their_ids(place) {
         let connection = raw(&place).await;
         let channel = connection.create_channel().await.unwrap();
